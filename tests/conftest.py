@@ -1,0 +1,40 @@
+"""What the tests share: the golden files, and the tolerance that everything is compared with."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# Machines are shared and slow at times: no deadlines. Derandomized: same seed, same result.
+settings.register_profile("tinypeft", deadline=None, derandomize=True, max_examples=30,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tinypeft")
+
+
+def assert_close(received: Any, expected: Any, tol: float, what: str = "") -> None:
+    """max|a - b| <= tol * max(1, max|b|), and equal shapes: the tolerance used everywhere."""
+    a, b = np.asarray(getattr(received, "data", received)), np.asarray(getattr(expected, "data", expected))
+    assert a.shape == b.shape, f"{what}: shape {a.shape}, expected {b.shape}"
+    error = np.abs(a.astype(np.float64) - b).max(initial=0)
+    bound = tol * max(1, np.abs(b).max(initial=0))
+    assert error <= bound, f"{what}: max difference {error:.3g}, allowed {bound:.3g}"
+
+
+@pytest.fixture
+def golden() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_warnings():
+    """A warning that a test does not expect is a defect."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield

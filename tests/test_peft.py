@@ -1,0 +1,389 @@
+"""LoRA and the verbs of PeftModel: equal to peft's recorded values, reversible, and safe against wrong input."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, assert_close
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinypeft import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+)
+from tinypeft.files import read_json, read_safetensors, write_json, write_safetensors
+from tinypeft.nn import CausalLM
+from tinypeft.peft.targets import find_targets
+
+CASES = ["gpt2_lora", "gpt2_lora_alllinear", "gpt2_rslora", "llama_lora", "llama_lora_alllinear"]
+IDS = np.array([[3, 14, 15, 92, 65, 35], [8, 97 - 1, 9, 79, 32, 38]])
+
+
+def base(kind: str, dtype: str = "float64") -> CausalLM:
+    return AutoModelForCausalLM.from_pretrained(GOLDEN / f"{kind}_base", dtype=dtype)
+
+
+def adapted(kind: str = "llama", dtype: str = "float64", **options: Any) -> PeftModel:
+    """A base with a LoRA whose B is not zero."""
+    peft_model = get_peft_model(base(kind, dtype), LoraConfig(**({"r": 3} | options)))
+    scramble(peft_model)
+    return peft_model
+
+
+def scramble(peft_model: PeftModel, seed: int = 1) -> None:
+    random = np.random.default_rng(seed)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = (0.2 * random.standard_normal(parameter.shape)).astype(parameter.dtype)
+
+
+def logits(model: Any) -> np.ndarray:
+    return model(IDS).logits.data
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dtype", "tag", "tol", "grad_tol"), [("float64", "f64", 1e-10, 1e-10), ("float32", "f32", 1e-5, 1e-4)])
+def test_saved_adapters_of_peft_give_its_values(case, dtype, tag, tol, grad_tol):
+    expected = np.load(GOLDEN / "adapters" / case / "golden.npz")
+    model = base(case.split("_")[0], dtype)
+    peft_model = PeftModel.from_pretrained(model, GOLDEN / "adapters" / case, is_trainable=True)
+    assert peft_model.get_nb_trainable_parameters() == (expected["n_trainable"], expected["n_total"])
+    out = peft_model(expected["input_ids"], labels=expected["labels"])
+    out.loss.backward()
+    assert_close(out.logits, expected[f"{tag}/logits"], tol)
+    assert_close(out.loss, expected[f"{tag}/loss"], tol)
+    gradients = {name: p.grad for name, p in peft_model.named_parameters() if p.grad is not None}
+    recorded = {key.removeprefix(f"{tag}/grad/") for key in expected if key.startswith(f"{tag}/grad/")}
+    assert gradients.keys() == recorded
+    for name, gradient in gradients.items():
+        assert_close(gradient, expected[f"{tag}/grad/{name}"], grad_tol, name)
+    with peft_model.disable_adapter():
+        if tag == "f64":
+            assert_close(peft_model(expected["input_ids"]).logits, expected["f64/logits_disabled"], tol)
+    assert_close(peft_model.merge_and_unload(safe_merge=True)(expected["input_ids"]).logits,
+                 expected[f"{tag}/logits_merged"], tol)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_we_save_is_what_peft_saved(case, tmp_path):
+    """Key for key and byte for byte, config included."""
+    folder = GOLDEN / "adapters" / case
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PeftModel.from_pretrained(base(case.split("_")[0], "float32"), folder).save_pretrained(tmp_path)
+    ours, theirs = read_safetensors(tmp_path / "adapter_model.safetensors"), read_safetensors(folder / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], value)
+        assert ours[key].dtype == value.dtype
+    ours_config, theirs_config = read_json(tmp_path / "adapter_config.json"), read_json(folder / "adapter_config.json")
+    del ours_config["base_model_name_or_path"], theirs_config["base_model_name_or_path"]
+    theirs_config["target_modules"] = sorted(theirs_config["target_modules"])  # a set to peft: its order is random
+    assert ours_config == theirs_config
+
+
+COUNTED = {  # the models of param_counts.json
+    "llama3-8b": LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8),
+    "llama2-7b": LlamaConfig(),
+    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2": GPT2Config(),
+}
+QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@pytest.mark.parametrize("model", COUNTED)
+def test_parameter_counts_of_large_models_are_those_of_peft(model, capsys):
+    recorded = json.loads((GOLDEN / "param_counts.json").read_text())
+    checked = 0
+    for key, expected in recorded.items():
+        name, _, method = key.partition(" ")
+        if name != model or not method.startswith("lora"):
+            continue
+        targets: Any = "all-linear" if "all-linear" in method else QKVO if "qkvo" in method else None
+        peft_model = get_peft_model(AutoModelForCausalLM.from_config(COUNTED[name], device="meta"),
+                                    LoraConfig(r=int(method.split("r=")[1].split()[0]), target_modules=targets))
+        assert peft_model.get_nb_trainable_parameters() == (expected["trainable"], expected["all"]), key
+        peft_model.print_trainable_parameters()
+        assert capsys.readouterr().out == (f"trainable params: {expected['trainable']:,} || all params: {expected['all']:,} || "
+                                           f"trainable%: {expected['percent']:.4f}\n")
+        checked += 1
+    assert checked >= 2
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_new_adapter_changes_nothing_and_its_first_gradient_moves_B_only(kind):
+    model = base(kind)
+    before = logits(model)
+    peft_model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    np.testing.assert_array_equal(logits(peft_model), before)
+    peft_model(IDS, labels=IDS).loss.backward()
+    for name, parameter in peft_model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad == ("lora_" in name)
+        if "lora_A" in name:
+            assert not parameter.grad.any()
+            bound = parameter.shape[1] ** -0.5
+            assert 0.8 * bound < np.abs(parameter.data).max() <= bound
+        if "lora_B" in name:
+            assert parameter.grad.any()
+            assert not parameter.data.any()
+
+
+def test_initial_values_depend_on_seed_and_names_alone():
+    def values(targets, seed=0, name="default"):
+        peft_model = get_peft_model(base("llama"), LoraConfig(r=2, target_modules=targets), name, seed=seed)
+        return {n.replace(f".{name}.", "."): p.data for n, p in peft_model.named_parameters() if "lora_A" in n}
+
+    few, many = values(["v_proj"]), values("all-linear")
+    assert all(np.array_equal(few[key], many[key]) for key in few)
+    assert len({array.tobytes() for array in many.values()}) == len(many)
+    for other in (values(["v_proj"], seed=1), values(["v_proj"], name="other")):
+        assert not any(np.array_equal(few[key], other[key]) for key in few)
+
+
+@given(st.sampled_from(["gpt2", "llama"]), st.integers(1, 16), st.floats(0.1, 64), st.booleans(), st.integers(0, 99))
+def test_merging_changes_no_output_and_unmerging_restores_every_bit(kind, r, alpha, rslora, seed):
+    peft_model = adapted(kind, r=r, lora_alpha=alpha, use_rslora=rslora, target_modules="all-linear")
+    scramble(peft_model, seed)
+    before = {name: p.data.copy() for name, p in peft_model.named_parameters()}
+    expected = logits(peft_model)
+    peft_model.merge_adapter()
+    peft_model.merge_adapter()  # a second time does nothing
+    assert_close(logits(peft_model), expected, 1e-10)
+    peft_model.unmerge_adapter()
+    for name, parameter in peft_model.named_parameters():
+        np.testing.assert_array_equal(parameter.data, before[name])
+
+
+def test_unloading_gives_the_base_back_and_merging_gives_a_plain_model():
+    model = base("gpt2")
+    names, before = [n for n, _ in model.named_parameters()], logits(model)
+    peft_model = get_peft_model(model, LoraConfig(r=2))
+    scramble(peft_model)
+    changed = logits(peft_model)
+    assert np.abs(changed - before).max() > 0.01
+    peft_model.merge_adapter()
+    with peft_model.disable_adapter():
+        np.testing.assert_array_equal(logits(peft_model), before)
+    assert_close(logits(peft_model), changed, 1e-10)  # merged again
+    np.testing.assert_array_equal(logits(peft_model.unload()), before)
+    assert [n for n, _ in model.named_parameters()] == names
+
+    merged = adapted("gpt2").merge_and_unload()
+    assert [n for n, _ in merged.named_parameters()] == names
+
+
+def test_safe_merge_refuses_what_is_not_finite_and_merges_nothing():
+    peft_model = adapted("llama")
+    last = [p for n, p in peft_model.named_parameters() if "lora_B" in n][-1]
+    last.data[0, 0] = np.inf
+    before = {n: p.data.copy() for n, p in peft_model.named_parameters() if "base_layer" in n}
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="not finite"):
+        peft_model.merge_adapter(safe_merge=True)
+    for name, parameter in peft_model.named_parameters():
+        if name in before:
+            np.testing.assert_array_equal(parameter.data, before[name])
+
+
+def test_dropout_touches_the_lora_branch_only():
+    """With B = 0 nothing is random; with B != 0 the frozen path stays whole, so the mean over masks is the plain output."""
+    peft_model = get_peft_model(base("llama"), LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"]))
+    layer = peft_model.get_base_model().model.layers[0].self_attn.q_proj
+    from tinypeft import Tensor
+
+    x = Tensor(np.random.default_rng(0).standard_normal((1, 1, 32)))
+    plain = layer.base_layer(x).data
+    peft_model.train(seed=3)
+    np.testing.assert_array_equal(layer(x).data, plain)
+    scramble(peft_model)
+    peft_model.eval()
+    whole = layer(x).data
+    peft_model.train(seed=3)
+    draws = [layer(x).data for _ in range(4000)]
+    assert np.abs(np.mean(draws, axis=0) - whole).max() < 0.05 * np.abs(whole - plain).max()
+    peft_model.train(seed=3)
+    np.testing.assert_array_equal(layer(x).data, draws[0])
+
+
+def test_several_adapters_add_up_and_switch():
+    peft_model = adapted("llama", target_modules=["q_proj"])
+    first = logits(peft_model)
+    peft_model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj", "q_proj"]), seed=5)
+    np.testing.assert_array_equal(logits(peft_model), first)  # there, but not active
+    peft_model.set_adapter("second")
+    assert peft_model.active_adapters == ["second"]
+    assert all(p.requires_grad == (".second." in n) for n, p in peft_model.named_parameters())
+    scramble(peft_model, seed=2)
+    second = logits(peft_model)
+    peft_model.set_adapter(["default", "second"])
+    both = logits(peft_model)
+    merged = peft_model.merge_and_unload()
+    assert_close(logits(merged), both, 1e-10)
+    assert len({x.tobytes() for x in (first, second, both)}) == 3
+
+
+def test_adapters_come_back_from_files(tmp_path):
+    peft_model = adapted("gpt2", dtype="float32", r=4, lora_alpha=16, target_modules=["c_attn", "mlp.c_proj"])
+    peft_model.add_adapter("other", LoraConfig(r=2, target_modules=["c_fc"]), seed=9)
+    peft_model.save_pretrained(tmp_path)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == [
+        "adapter_config.json", "adapter_model.safetensors", "other/adapter_config.json", "other/adapter_model.safetensors"]
+    again = PeftModel.from_pretrained(base("gpt2", "float32"), tmp_path)
+    np.testing.assert_array_equal(logits(again), logits(peft_model))
+    assert not any(p.requires_grad for p in again.parameters())  # as in peft: frozen unless is_trainable
+    again.load_adapter(tmp_path / "other", "other")
+    again.set_adapter("other")
+    peft_model.set_adapter("other")
+    np.testing.assert_array_equal(logits(again), logits(peft_model))
+    assert isinstance(PeftConfig.from_pretrained(tmp_path), LoraConfig)
+
+
+TARGETS = [  # target_modules, options, the number of modules it names in the two-layer models
+    ("llama", None, {}, 4), ("gpt2", None, {}, 2), ("llama", "all-linear", {}, 14), ("gpt2", "all-linear", {}, 8),
+    ("gpt2", ["c_proj"], {}, 4), ("gpt2", ["mlp.c_proj"], {}, 2), ("gpt2", ["h.1.attn.c_attn"], {}, 1),
+    ("llama", r".*\.(q|k)_proj", {}, 4), ("llama", "all-linear", {"exclude_modules": ["gate_proj", "up_proj"]}, 10),
+    ("llama", "all-linear", {"exclude_modules": r".*mlp.*"}, 8), ("llama", ["q_proj"], {"layers_to_transform": 1}, 1),
+    ("gpt2", ["c_attn"], {"layers_to_transform": [0], "layers_pattern": "h"}, 1), ("llama", ["lm_head"], {}, 1),
+]
+
+
+@pytest.mark.parametrize(("kind", "target_modules", "options", "count"), TARGETS)
+def test_target_modules_follow_the_rules_of_peft(kind, target_modules, options, count):
+    config = LoraConfig(target_modules=target_modules, **options)
+    model = base(kind)
+    kinds = config.layer.wraps
+    assert len(find_targets(model, config, kinds, config.default_targets)) == count
+
+
+BAD_CONFIGS = [
+    ({"r": 0}, "rank must be an integer of at least 1, got r=0"), ({"r": 2.5}, "got r=2.5"), ({"r": True}, "got r=True"),
+    ({"lora_alpha": 0}, "positive number, got lora_alpha=0"), ({"lora_alpha": float("nan")}, "got lora_alpha=nan"),
+    ({"lora_dropout": 1.0}, r"in \[0, 1\), got 1.0"), ({"lora_dropout": -0.1}, "got -0.1"),
+    ({"rank_pattern": {"q_proj": 0}}, "got q_proj=0"), ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM"),
+    ({"target_modules": 7}, "list of names or a string, got 7"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_CONFIGS)
+def test_config_values_out_of_range_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        LoraConfig(**values)
+
+
+def test_the_task_type_may_be_given_either_way():
+    assert LoraConfig(task_type=TaskType.CAUSAL_LM).to_dict()["task_type"] == LoraConfig(task_type="CAUSAL_LM").task_type
+
+
+BAD_TARGETS = [
+    ({"target_modules": ["q_prj"]}, r"\['q_prj'\] match no module .* Near: q_proj"),
+    ({"target_modules": ["q_proj", "c_attn"]}, r"\['c_attn'\] match no module of this LlamaForCausalLM"),
+    ({"target_modules": ".*nothing"}, "match no module"),
+    ({"target_modules": ["self_attn"]}, r"of type LlamaAttention; only Linear, Conv1D.* can be adapted"),
+    ({"target_modules": ["q_proj"], "layers_to_transform": 7}, "match no module"),
+    ({"target_modules": ["q_proj", "k_proj"], "r": 17}, "rank r=17 for model.layers.0.self_attn.k_proj, a matrix of 16 x 32"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_TARGETS)
+def test_a_config_that_does_not_fit_leaves_the_model_as_it_was(values, message):
+    model = base("llama")
+    before = [(n, p.requires_grad) for n, p in model.named_parameters()]
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(model, LoraConfig(**values))
+    assert [(n, p.requires_grad) for n, p in model.named_parameters()] == before
+    peft_model = get_peft_model(model, LoraConfig(r=2))
+    expected = logits(peft_model), [n for n, _ in peft_model.named_parameters()]
+    with pytest.raises(ValueError, match=message):
+        peft_model.add_adapter("second", LoraConfig(**values))
+    assert [n for n, _ in peft_model.named_parameters()] == expected[1]
+    np.testing.assert_array_equal(logits(peft_model), expected[0])
+
+
+def test_names_and_second_wrappings_are_checked():
+    peft_model = adapted()
+    for name, message in (("default", "is an adapter 'default' already"), ("a.b", "may not be empty"), ("", "may not be")):
+        with pytest.raises(ValueError, match=message):
+            peft_model.add_adapter(name, LoraConfig(r=2))
+    with pytest.raises(ValueError, match="no adapter 'polish'; there are: default"):
+        peft_model.set_adapter("polish")
+    with pytest.raises(ValueError, match="carries adapters already"):
+        get_peft_model(peft_model.get_base_model(), LoraConfig())
+
+
+def spoiled(folder: Path, change: Any) -> Path:
+    """A copy of a saved adapter with its tensors changed."""
+    state = read_safetensors(GOLDEN / "adapters/llama_lora/adapter_model.safetensors")
+    change(state)
+    write_safetensors(folder / "adapter_model.safetensors", state)
+    write_json(folder / "adapter_config.json", read_json(GOLDEN / "adapters/llama_lora/adapter_config.json"))
+    return folder
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight"
+SPOILED = [
+    (lambda s: s.pop(FIRST), r"1 missing: .*k_proj.lora_A.weight.*made for the base"),
+    (lambda s: s.update(extra=np.zeros(2, np.float32)), "1 unknown: extra"),
+    (lambda s: s.update({FIRST: np.zeros((4, 31), np.float32)}), r"1 of another shape: .*\(4, 31\) instead of \(4, 32\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SPOILED)
+def test_a_broken_adapter_loads_nothing(change, message, tmp_path):
+    model = base("llama", "float32")
+    before, names = logits(model), [n for n, _ in model.named_parameters()]
+    with pytest.raises(ValueError, match=message):
+        PeftModel.from_pretrained(model, spoiled(tmp_path, change))
+    assert [n for n, _ in model.named_parameters()] == names
+    np.testing.assert_array_equal(logits(model), before)
+    peft_model = get_peft_model(model, LoraConfig(r=2))
+    with pytest.raises(ValueError, match=message):
+        peft_model.load_adapter(tmp_path, "broken")
+    assert list(peft_model.peft_config) == ["default"]
+    np.testing.assert_array_equal(logits(peft_model), before)
+
+
+def test_other_kinds_of_broken_files_are_named(tmp_path):
+    model = base("llama", "float32")
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json"):
+        PeftModel.from_pretrained(model, tmp_path)
+    folder = spoiled(tmp_path, lambda s: None)
+    config = read_json(folder / "adapter_config.json")
+    for change, message in (({"peft_type": "LOHA"}, "peft_type 'LOHA' is not implemented; known: .*LORA"),
+                            ({"use_qalora": True}, "not implemented here: use_qalora=True"), ({"r": -1}, "got r=-1")):
+        write_json(folder / "adapter_config.json", config | change)
+        with pytest.raises(ValueError, match=message):
+            PeftModel.from_pretrained(model, folder)
+    write_json(folder / "adapter_config.json", config | {"lora_alhpa": 3})
+    with pytest.warns(UserWarning, match=r"unknown key 'lora_alhpa' is ignored \(near: lora_alpha\)"):
+        PeftModel.from_pretrained(model, folder).unload()
+    write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": "someone/else"})
+    with pytest.warns(UserWarning, match="made for 'someone/else', this model is"):
+        PeftModel.from_pretrained(model, folder).unload()
+    write_json(folder / "adapter_config.json", config)
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors"):
+        PeftModel.from_pretrained(model, folder)
+    with pytest.raises(ValueError, match="target_modules"):  # an adapter for the other model family
+        PeftModel.from_pretrained(model, GOLDEN / "adapters/gpt2_lora")
+    assert not any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_meta_models_are_counted_but_not_merged_saved_or_run(tmp_path):
+    peft_model = get_peft_model(AutoModelForCausalLM.from_config(GPT2Config(), device="meta"), LoraConfig())
+    assert all(p.is_meta for p in peft_model.parameters())
+    for work in (peft_model.merge_adapter, lambda: peft_model.save_pretrained(tmp_path), lambda: peft_model(IDS)):
+        with pytest.raises(RuntimeError, match="meta"):
+            work()
+    assert not list(tmp_path.iterdir())

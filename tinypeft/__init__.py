@@ -1,0 +1,18 @@
+"""tinypeft: parameter-efficient fine-tuning, learned by building it.
+
+Names, arguments and files are those of transformers and peft; everything underneath is NumPy. In reading order: autograd,
+nn, peft, training. Shapes in comments: B batch, T time, d model width, h heads, r rank, p virtual tokens, V vocabulary.
+"""
+
+from tinypeft.autograd import Tensor, checkpoint, gradcheck, no_grad
+from tinypeft.backend import bfloat16, float16, float32, float64, keep_freed_memory
+from tinypeft.models import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tinypeft.nn import GPT2Config, LlamaConfig
+from tinypeft.peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+
+__version__ = "0.1.0"
+__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GPT2Config", "LlamaConfig", "LoraConfig", "PeftConfig",
+           "PeftModel", "TaskType", "Tensor", "bfloat16", "checkpoint", "float16", "float32", "float64", "get_peft_model",
+           "gradcheck", "no_grad"]
+
+keep_freed_memory()

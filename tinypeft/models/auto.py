@@ -1,0 +1,105 @@
+"""Models by name: Hugging Face folders of GPT-2 or Llama, and the bundled base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinypeft.backend import as_dtype
+from tinypeft.files import read_checkpoint, read_json
+from tinypeft.models.bundled import resolve_folder
+from tinypeft.nn import CausalLM, Config, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+FAMILIES: dict[str, tuple[type[Config], type[CausalLM]]] = {
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+
+
+class AutoModelForCausalLM:
+    """Makes the model that a config.json describes."""
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | Path, *, dtype: Any = "float32", device_map: Any = None) -> CausalLM:
+        """Load a model, in eval mode.
+
+        Args:
+            name_or_path: "tinypeft/surnames", which comes with the library, or a folder in Hugging Face's format:
+                config.json and model.safetensors, or shards with model.safetensors.index.json.
+            dtype: compute and store in float16, float32 or float64; bfloat16 means float32 here. BF16 files are widened.
+            device_map: accepted, since scripts say "auto"; there is one device.
+
+        Raises:
+            FileNotFoundError: there is no such folder or file.
+            ValueError: another kind of model, or tensors that are missing, unknown, misshapen or corrupt.
+
+        >>> model = AutoModelForCausalLM.from_pretrained("tinypeft/surnames")
+        >>> type(model).__name__, model.config.num_hidden_layers
+        ('LlamaForCausalLM', 4)
+        """
+        folder = resolve_folder(name_or_path)
+        dtype = as_dtype(dtype)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), device="meta")
+        state = _rename(read_checkpoint(folder), model)
+        try:
+            model.load_state_dict(state, dtype=dtype)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        model.name_or_path = str(name_or_path)
+        return model.eval()
+
+    @staticmethod
+    def from_config(config: Config | dict[str, Any], *, device: str = "cpu", dtype: Any = "float32", seed: int = 0) -> CausalLM:
+        """A new model, untrained.
+
+        Args:
+            config: a GPT2Config or LlamaConfig, or the content of a config.json.
+            device: "cpu", or "meta" for shapes without values: counts 70 billion parameters in a second.
+            seed: the initial values are drawn from (seed, parameter name): N(0, initializer_range^2), zeros for biases.
+
+        >>> meta = AutoModelForCausalLM.from_config(GPT2Config(), device="meta")
+        >>> sum(parameter.size for parameter in meta.parameters())
+        124439808
+        """
+        if device not in ("cpu", "meta"):
+            raise ValueError(f'device must be "cpu" or "meta", got {device!r}')
+        if isinstance(config, dict):
+            config = AutoConfig.from_dict(config)
+        model = FAMILIES[config.model_type][1](config)  # type: ignore[call-arg]
+        model.to(dtype)
+        return model if device == "meta" else model.init_weights(seed, config.initializer_range)  # type: ignore[attr-defined]
+
+
+class AutoConfig:
+    """Makes the config that a config.json describes."""
+
+    @staticmethod
+    def from_pretrained(name_or_path: str | Path) -> Config:
+        """Read config.json of a folder or of the bundled base."""
+        path = resolve_folder(name_or_path) / "config.json"
+        try:
+            return AutoConfig.from_dict(read_json(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Config:
+        """From the content of a config.json; its model_type says which family."""
+        kind = values.get("model_type")
+        if kind not in FAMILIES:
+            raise ValueError(f"model_type {kind!r} is not implemented; known: {', '.join(FAMILIES)}")
+        return FAMILIES[kind][0].from_dict(values)
+
+
+def _rename(state: dict[str, np.ndarray], model: CausalLM) -> dict[str, np.ndarray]:
+    """Our names for a checkpoint's tensors: some were saved from the body alone, or with what can be recomputed."""
+    prefix = f"{model.body_name}."
+    recomputed = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+    state = {name: array for name, array in state.items() if not name.endswith(recomputed)}
+    if not any(name.startswith(prefix) for name in state):
+        state = {name if name.startswith("lm_head.") else prefix + name: array for name, array in state.items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return state

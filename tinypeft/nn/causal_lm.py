@@ -1,0 +1,143 @@
+"""What GPT-2 and Llama have in common: ids in, logits and loss out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tinypeft.autograd import Tensor, ops
+from tinypeft.backend import Array, to_numpy
+from tinypeft.files import write_json, write_safetensors
+from tinypeft.nn.attention import KeyValueCache
+from tinypeft.nn.generation import generate
+from tinypeft.nn.layers import Linear, as_ids
+from tinypeft.nn.module import Module
+
+
+@dataclass
+class Config:
+    """A model's shape, with the keys of Hugging Face's config.json; keys that we have no use for are kept and written back."""
+
+    model_type: ClassVar[str]
+    architecture: ClassVar[str]
+    unsupported: ClassVar[dict[str, Any]] = {}  # key -> the only value that we implement
+
+    @property
+    def max_position_embeddings(self) -> int:
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From the content of a config.json.
+
+        Raises:
+            ValueError: a key asks for something that is not implemented here, or a size is not a positive integer.
+        """
+        for key, only in cls.unsupported.items():
+            if values.get(key, only) != only:
+                raise ValueError(f"config.json says {key}={values[key]!r}; for {cls.model_type} only {only!r} is implemented")
+        known = {field.name for field in fields(cls)}
+        config = cls(**{key: value for key, value in values.items() if key in known})
+        config.extra = {key: value for key, value in values.items() if key not in known}  # type: ignore[attr-defined]
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = {"model_type": self.model_type, "architectures": [self.architecture]}
+        return dict(sorted({**getattr(self, "extra", {}), **own, **named}.items()))
+
+    def check_sizes(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{type(self).__name__}: {name} must be a positive integer, got {value!r}")
+
+    def check_multiple(self, name: str, of: str) -> None:
+        if getattr(self, name) % getattr(self, of):
+            raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)} must be a multiple of "
+                             f"{of}={getattr(self, of)}")
+
+
+@dataclass
+class CausalLMOutput:
+    """What a language model returns. logits (B, T, V); loss a single number or None; hidden_states (B, T, d) each."""
+
+    logits: Tensor
+    loss: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class CausalLM(Module):
+    """A decoder-only language model: a body that turns ids into hidden states, and a head that turns those into logits."""
+
+    config: Any
+    lm_head: Linear
+    name_or_path: str | None = None  # where it was loaded from
+    body_name: ClassVar[str]  # the attribute that holds the body; Hugging Face's base_model_prefix
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None, position_ids: Any = None,
+                output_hidden_states: bool = False, cache: KeyValueCache | None = None) -> CausalLMOutput:
+        """Logits for the token after each position, and the mean next-token loss if labels are given.
+
+        Args:
+            input_ids: (B, T) integers.
+            attention_mask: (B, S) of 1 (read it) and 0 (padding), S counting cached tokens too; None means all ones.
+            labels: (B, T), usually input_ids; they are shifted here, so that position t is judged by label t + 1. -100 is
+                ignored.
+            position_ids: (B, T) or (1, T); 0, 1, 2, ... after the cached tokens unless given. As in transformers, a
+                mask alone does not move them.
+            cache: keys and values of earlier tokens; this call's are appended.
+
+        Raises:
+            ValueError: shapes that do not fit, ids outside the vocabulary, a sequence longer than the positions.
+            RuntimeError: the model is on the meta device.
+        """
+        if self.lm_head.weight.is_meta:
+            raise RuntimeError("this model has shapes but no values (device='meta'): it can be counted, not run. "
+                               "Load it with from_pretrained, or build it with from_config without device='meta'")
+        ids = as_ids(input_ids, self.lm_head.weight)
+        if ids.ndim != 2 or 0 in ids.shape:
+            raise ValueError(f"input_ids must have shape (batch, time), neither of them 0; got {ids.shape}")
+        past = cache.length if cache is not None else 0
+        end = past + ids.shape[1]
+        if end > self.config.max_position_embeddings:
+            raise ValueError(f"a sequence of {end} tokens is longer than the model's {self.config.max_position_embeddings} "
+                             "positions; shorten it")
+        mask = None
+        if attention_mask is not None:
+            mask = np.asarray(attention_mask) if isinstance(attention_mask, list) else attention_mask
+            if mask.shape != (ids.shape[0], end):
+                raise ValueError(f"attention_mask has shape {mask.shape}, expected {(ids.shape[0], end)}")
+            mask = None if mask.all() else mask.astype(bool)
+        if position_ids is None:
+            position_ids = np.arange(past, end)[None]
+        states: list[Tensor] = getattr(self, self.body_name)(ids, mask, position_ids, cache)
+        if cache is not None:
+            cache.length = end
+        logits = self.lm_head(states[-1])
+        loss = None if labels is None else self._loss(logits, as_ids(labels, self.lm_head.weight))
+        return CausalLMOutput(logits, loss, tuple(states) if output_hidden_states else None)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors; the folder loads in transformers. A tied head is stored once."""
+        state = self.state_dict()
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise RuntimeError("this model has shapes but no values (device='meta'): there is nothing to save")
+        config = {**self.config.to_dict(), "dtype": str(next(iter(state.values())).dtype)}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_safetensors(Path(folder) / "model.safetensors", {name: to_numpy(array) for name, array in state.items()})
+        write_json(Path(folder) / "config.json", config)
+
+    @staticmethod
+    def _loss(logits: Tensor, labels: Array) -> Tensor:
+        if labels.shape != logits.shape[:2]:
+            raise ValueError(f"labels have shape {labels.shape}, input_ids {logits.shape[:2]}: they must be equal")
+        shifted = np.full_like(labels, -100)
+        shifted[:, :-1] = labels[:, 1:]  # shifting the labels instead of the logits saves a copy of the logits
+        return ops.cross_entropy(logits, shifted)
+
+    generate = generate

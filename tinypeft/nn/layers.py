@@ -1,0 +1,110 @@
+"""The layers that transformers are made of, with torch's and Hugging Face's names and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tinypeft.autograd import Tensor, ops
+from tinypeft.backend import Array, asarray
+from tinypeft.nn.module import Module, Parameter, generator
+
+
+class Linear(Module):
+    """y = x W^T + b, weight (out_features, in_features)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter((out_features, in_features))
+        self.bias = Parameter((out_features,), init="zeros") if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
+
+
+class Conv1D(Module):
+    """A linear layer that GPT-2 stores transposed: y = x W + b, weight (in_features, out_features)."""
+
+    def __init__(self, out_features: int, in_features: int):
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter((in_features, out_features))
+        self.bias = Parameter((out_features,), init="zeros")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight.T, self.bias)  # (..., in) -> (..., out)
+
+
+class Embedding(Module):
+    """Row `id` of a table, weight (num_embeddings, embedding_dim)."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int):
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.weight = Parameter((num_embeddings, embedding_dim))
+
+    def forward(self, ids: Array) -> Tensor:
+        return ops.embedding(self.weight, ids)  # (...) -> (..., d)
+
+
+class LayerNorm(Module):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis."""
+
+    def __init__(self, size: int, eps: float = 1e-5):
+        self.eps = eps
+        self.weight = Parameter((size,), init="ones")
+        self.bias = Parameter((size,), init="zeros")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class RMSNorm(Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+
+    def __init__(self, size: int, eps: float = 1e-6):
+        self.eps = eps
+        self.weight = Parameter((size,), init="ones")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, eps=self.eps)
+
+
+class Dropout(Module):
+    """In training, zeroes elements with probability p and scales the others by 1/(1-p); otherwise does nothing."""
+
+    def __init__(self, p: float):
+        if not 0 <= p < 1:
+            raise ValueError(f"a dropout probability lies in [0, 1), got {p}")
+        self.p = p
+        self.generator = generator(0, "dropout")  # Module.train(seed=...) gives each dropout its own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.dropout(x, p=self.p, generator=self.generator) if self.training and self.p else x
+
+    def mask(self, shape: tuple[int, ...], like: Tensor) -> Array | None:
+        """The factors themselves, for attention weights, which exist only inside an operation. None: keep everything."""
+        if not self.training or not self.p:
+            return None
+        ones = Tensor(np.ones_like(like.data, shape=shape))
+        return self.forward(ones).data
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": ops.gelu, "gelu_pytorch_tanh": ops.gelu, "gelu": ops.gelu_exact, "relu": ops.relu, "silu": ops.silu,
+    "swish": ops.silu, "tanh": ops.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation function that a Hugging Face config calls `name`."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def as_ids(ids: object, like: Tensor) -> Array:
+    """Token ids (an array, a Tensor or nested lists) as an integer array where `like` lives."""
+    array = asarray(ids.data if isinstance(ids, Tensor) else ids, like=like.data)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"token ids must be integers, got {array.dtype}")
+    return array

@@ -1,0 +1,216 @@
+"""Modules: a tree of named parameters, as in torch.
+
+A Module's children are its attributes that are Modules, or lists or dicts of Modules, and its parameters are its attributes
+that are Parameters: nothing is registered. The names are the paths of attributes, and so those of Hugging Face's files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from tinypeft.autograd import Tensor
+from tinypeft.backend import Array, as_dtype
+
+
+class Parameter(Tensor):
+    """A Tensor that belongs to a Module, and is trained unless it is frozen.
+
+    It is born on the "meta" device: a read-only array of its shape that takes no memory, until values are assigned to
+    `data`. So a model of 70 billion parameters can be built, and counted, in a second.
+
+    Args:
+        shape: its shape.
+        init: how `Module.init_weights` fills it: "normal", "zeros" or "ones".
+    """
+
+    __slots__ = ("init",)
+
+    def __init__(self, shape: tuple[int, ...], init: str = "normal"):
+        super().__init__(np.broadcast_to(np.float32(0), shape), requires_grad=True)
+        self.init = init
+
+    @property
+    def is_meta(self) -> bool:
+        """True while it has a shape but no values."""
+        return isinstance(self.data, np.ndarray) and not self.data.flags.writeable and not any(self.data.strides)
+
+
+class Module:
+    """The base of all layers and models: subclasses set attributes in `__init__` and define `forward`."""
+
+    training = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list | dict):
+                for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                    if isinstance(item, Module):
+                        yield f"{name}.{key}", item
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module under the name `prefix`, then all modules below it, depth first."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator[Module]:
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(name, parameter) of all parameters; one that stands in two places (a tied head) comes once, first name first."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{path}.{name}" if path else name, value
+
+    def parameters(self) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters())
+
+    def get_submodule(self, path: str) -> Module:
+        """The module at a dotted path, such as "transformer.h.0.attn"."""
+        for name, module in self.named_modules():
+            if name == path:
+                return module
+        raise AttributeError(f"{type(self).__name__} has no submodule {path!r}")
+
+    def set_submodule(self, path: str, module: Module) -> None:
+        """Put `module` in the place of the one at `path`."""
+        parent: Any = self
+        *above, last = path.split(".")
+        for key in above:
+            parent = _step(parent, key)
+        if isinstance(parent, list):
+            parent[int(last)] = module
+        elif isinstance(parent, dict):
+            parent[last] = module
+        else:
+            setattr(parent, last, module)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Train (True) or freeze (False) every parameter."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def train(self, mode: bool = True, *, seed: int | None = None) -> Self:
+        """Switch dropout on (or off). With a seed, each dropout starts a random stream of its own, named by its place."""
+        for name, module in self.named_modules():
+            module.training = mode
+            if seed is not None and hasattr(module, "generator"):
+                module.generator = generator(seed, "dropout", name)
+        return self
+
+    def eval(self) -> Self:
+        return self.train(False)
+
+    def dropout_state(self) -> dict[str, Any]:
+        """The states of the random streams that dropout draws from, as JSON values."""
+        return {name: module.generator.bit_generator.state for name, module in self.named_modules()
+                if hasattr(module, "generator")}
+
+    def set_dropout_state(self, state: Mapping[str, Any]) -> None:
+        """Continue the random streams from where `dropout_state` found them."""
+        found = {name: module for name, module in self.named_modules() if hasattr(module, "generator")}
+        if found.keys() != state.keys():
+            raise ValueError(f"dropout states are for the modules {sorted(state)}, this model has {sorted(found)}")
+        for name, module in found.items():
+            module.generator.bit_generator.state = state[name]  # type: ignore[attr-defined]
+
+    def to(self, dtype: Any) -> Self:
+        """Convert every parameter to float16, float32 or float64."""
+        dtype = as_dtype(dtype)
+        for parameter in self.parameters():
+            if parameter.is_meta:
+                parameter.data = np.broadcast_to(dtype.type(0), parameter.shape)
+            else:
+                parameter.data = parameter.data.astype(dtype, copy=False)
+        return self
+
+    def init_weights(self, seed: int = 0, std: float = 0.02) -> Self:
+        """Give every parameter its initial values; "normal" ones are N(0, std^2), each drawn from (seed, its name)."""
+        for name, parameter in self.named_parameters():
+            if parameter.init == "normal":
+                values = generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
+                parameter.data = (values * np.float32(self.init_std(name, std))).astype(parameter.dtype, copy=False)
+            else:
+                parameter.data = np.full(parameter.shape, float(parameter.init == "ones"), parameter.dtype)
+        return self
+
+    def init_std(self, name: str, std: float) -> float:
+        """The standard deviation that parameter `name` starts with; models with a rule of their own override this."""
+        return std
+
+    def state_dict(self) -> dict[str, Array]:
+        """name -> array for every parameter (the arrays themselves, not copies)."""
+        return {name: parameter.data for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Array], dtype: Any = None) -> Self:
+        """Take the values of every parameter from `state`.
+
+        Args:
+            state: name -> array, exactly the names and shapes of `named_parameters`.
+            dtype: convert to this; None keeps the parameters' own dtypes.
+
+        Raises:
+            ValueError: tensors are missing, unknown or of another shape. All are listed and nothing is changed.
+        """
+        parameters = dict(self.named_parameters())
+        check_state(state, {name: parameter.shape for name, parameter in parameters.items()}, type(self).__name__)
+        for name, parameter in parameters.items():
+            parameter.data = np.array(state[name], dtype=parameter.dtype if dtype is None else as_dtype(dtype))
+        return self
+
+
+def check_state(state: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]], owner: str) -> None:
+    """Raise a ValueError that lists missing, unknown and misshapen tensors, if there are any."""
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    misshapen = [f"{name}: {tuple(state[name].shape)} instead of {shape}" for name, shape in expected.items()
+                 if name in state and tuple(state[name].shape) != tuple(shape)]
+    problems = [f"{len(names)} {kind}: {some(names)}" for kind, names in
+                (("missing", missing), ("unknown", unknown), ("of another shape", misshapen)) if names]
+    if problems:
+        raise ValueError(f"the tensors do not fit {owner}; nothing was loaded. " + "; ".join(problems))
+
+
+def some(names: Iterable[str], limit: int = 6) -> str:
+    """The first few of many names, for a message."""
+    names = list(names)
+    return ", ".join(names[:limit]) + (f", ... ({len(names) - limit} more)" if len(names) > limit else "")
+
+
+def near(name: str, names: Iterable[str], limit: int = 4) -> list[str]:
+    """The names most like `name`, for a message."""
+    return difflib.get_close_matches(name, list(dict.fromkeys(names)), n=limit, cutoff=0.5)
+
+
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """A random generator that depends on the seed and the names alone, not on what was drawn elsewhere before."""
+    digest = hashlib.sha256("\0".join([str(int(seed)), *names]).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+
+def _step(parent: Any, key: str) -> Any:
+    if isinstance(parent, list):
+        return parent[int(key)]
+    return parent[key] if isinstance(parent, dict) else getattr(parent, key)

@@ -1,0 +1,92 @@
+"""Which modules a config names: peft's rules for target_modules and what narrows them down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tinypeft.nn import CausalLM, Conv1D, Linear, Module
+from tinypeft.nn.module import near, some
+
+
+class Targeting(Protocol):
+    """The part of a config that names modules."""
+
+    target_modules: str | list[str] | None
+    exclude_modules: str | list[str] | None
+    layers_to_transform: int | list[int] | None
+    layers_pattern: str | list[str] | None
+
+
+def find_targets(model: CausalLM, config: Targeting, wraps: tuple[type[Module], ...], defaults: dict[str, list[str]],
+                 strict: bool = True) -> list[str]:
+    """The dotted names of the modules to adapt, in the model's order.
+
+    target_modules is a list of names (a module matches if its name is one of them or ends in "." and one of them), a regular
+    expression for the whole name, "all-linear" (every linear layer but the head), or None (`defaults` for the model type).
+
+    Args:
+        wraps: the kinds of module that can be adapted.
+        strict: an entry that matches nothing is an error. (peft overlooks it, and trains less than was asked for.)
+
+    Raises:
+        ValueError: nothing matches, an entry matches nothing, or a match cannot be adapted. Near names are listed.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    wanted = config.target_modules
+    if wanted is None:
+        wanted = defaults.get(model.config.model_type)
+        if wanted is None:
+            raise ValueError(f"there are no default target_modules for model type {model.config.model_type!r}: name some")
+    found: list[str]
+    if wanted == "all-linear":
+        found = [name for name, module in modules.items() if isinstance(module, Linear | Conv1D) and module is not model.lm_head]
+    else:
+        found = [name for name in modules if matches(name, wanted)]
+    found = [name for name in found if not (config.exclude_modules and matches(name, config.exclude_modules))]
+    found = [name for name in found if _in_layers(name, config.layers_to_transform, config.layers_pattern)]
+
+    adaptable = [name for name, module in modules.items() if isinstance(module, wraps)]
+    entries = [wanted] if isinstance(wanted, str) else wanted
+    idle = [entry for entry in entries if isinstance(wanted, list) and not any(matches(name, [entry]) for name in modules)]
+    if not found or (strict and idle):
+        raise ValueError(f"target_modules {idle or entries} match no module of this {type(model).__name__}. "
+                         f"{_suggest(idle or entries, adaptable)}")
+    wrong = [name for name in found if name not in adaptable]
+    if wrong:
+        raise ValueError(f"target_modules {entries} match {some(wrong)}, of type {type(modules[wrong[0]]).__name__}; only "
+                         f"{', '.join(kind.__name__ for kind in wraps)} can be adapted. {_suggest(entries, adaptable)}")
+    return found
+
+
+def matches(name: str, patterns: str | Sequence[str]) -> bool:
+    """Whether a dotted name is meant: by a regular expression for all of it, or by one of several endings.
+
+    >>> matches("h.0.attn.c_proj", ["c_proj"]), matches("h.0.mlp.c_proj", ["attn.c_proj"]), matches("h.0.x", r"h\\.\\d\\..*")
+    (True, False, True)
+    """
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, name) is not None
+    return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
+
+
+def pattern_value(name: str, patterns: dict[str, Any], default: Any) -> Any:
+    """The value in rank_pattern or alpha_pattern for a module: keys are regular expressions for the end of its name."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
+
+
+def _in_layers(name: str, layers: int | list[int] | None, pattern: str | list[str] | None) -> bool:
+    """Whether a module lies in one of the blocks with these numbers (all, without numbers)."""
+    if layers is None:
+        return True
+    names = "|".join([pattern] if isinstance(pattern, str) else pattern or [r"[^.]+"])
+    number = re.match(rf"(?:.*?\.)?(?:{names})\.(\d+)\.", name)
+    return number is not None and int(number[1]) in ([layers] if isinstance(layers, int) else layers)
+
+
+def _suggest(entries: Sequence[str], adaptable: list[str]) -> str:
+    """Name what could have been meant."""
+    endings = list(dict.fromkeys(name.rpartition(".")[2] for name in adaptable))
+    close = [n for entry in entries for n in near(entry.rpartition(".")[2], endings)]
+    return (f"Near: {', '.join(dict.fromkeys(close))}. " if close else "") + f"This model has: {', '.join(endings)}"
