@@ -6,6 +6,7 @@ import gc
 import math
 import tracemalloc
 import weakref
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinypeft import Tensor, checkpoint, gradcheck, no_grad
+from tinypeft.autograd import functional as F
 from tinypeft.autograd import observe, ops
 from tinypeft.autograd.tensor import op, unbroadcast
 
@@ -33,46 +35,40 @@ DROP = (np.random.default_rng(1).random((2, 4, 3, 5)) > 0.3) / 0.7
 RULES: dict[str, list[tuple[Any, tuple[Tensor, ...]]]] = {
     "add": [(ops.add, (tensor(3, 4), tensor(4))), (ops.add, (tensor(2, 1, 3), tensor(4, 1)))],
     "subtract": [(ops.subtract, (tensor(3, 1), tensor(2, 1, 4)))],
-    "multiply": [(ops.multiply, (tensor(3, 1), tensor(1, 4))), (lambda x: x * x * 2, (tensor(3),))],
+    "multiply": [(ops.multiply, (tensor(3, 1), tensor(1, 4))), (lambda x: -(x * x * 2), (tensor(3),))],
     "divide": [(ops.divide, (tensor(3, 4), tensor(1, low=0.5))), (lambda x: 2 / x, (tensor(3, low=0.5),))],
-    "negative": [(ops.negative, (tensor(2, 3),))],
     "power": [(lambda x: x**3, (tensor(3),)), (lambda x: x**-0.5, (tensor(3, low=0.5),))],
     "exp": [(ops.exp, (tensor(3, 2),))],
     "log": [(ops.log, (tensor(3, low=0.5),))],
-    "sqrt": [(ops.sqrt, (tensor(3, low=0.5),))],
     "tanh": [(ops.tanh, (tensor(5),))],
     "sigmoid": [(ops.sigmoid, (tensor(5),))],
     "relu": [(ops.relu, (tensor(4, 5),))],
-    "where": [(lambda a, b: ops.where(a, b, condition=MASK), (tensor(2, 5), tensor(5)))],
     "matmul": [(ops.matmul, (tensor(3, 2), tensor(2, 4))), (ops.matmul, (tensor(5, 1, 3, 2), tensor(4, 2, 1)))],
     "sum": [(lambda x: x.sum(), (tensor(2, 3),)), (lambda x: x.sum((0, 2), keepdims=True), (tensor(2, 3, 4),)),
             (lambda x: x.sum(-1), (tensor(2, 3),))],
     "mean": [(lambda x: x.mean(), (tensor(2, 3),)), (lambda x: x.mean((0, -1)), (tensor(2, 3, 4),))],
-    "max": [(lambda x: x.max(), (tensor(2, 3),)), (lambda x: x.max((0, 2)), (tensor(2, 3, 4),)),
-            (lambda x: x.max(1, keepdims=True), (tensor(2, 3),))],
     "reshape": [(lambda x: x.reshape(3, -1) * x.reshape((3, 4)), (tensor(2, 6),))],
     "transpose": [(lambda x: x.T, (tensor(2, 3),)), (lambda x: x.transpose(2, 0, 1), (tensor(2, 3, 4),)),
                   (lambda x: x.transpose(0, -1, 1), (tensor(2, 3, 4),))],
     "getitem": [(lambda x: x[:, 1:] * x[:, :2], (tensor(2, 3),)), (lambda x: x[1, ..., None], (tensor(2, 3),)),
                 (lambda x: x[np.array([0, 2, 2])], (tensor(3, 2),)), (lambda x: x[x.data > 0], (tensor(9),))],
-    "broadcast_to": [(lambda x: ops.broadcast_to(x, shape=(4, 3, 2)), (tensor(3, 1),))],
     "concatenate": [(lambda a, b, c: ops.concatenate([a, b, c], axis=1), (tensor(2, 1), tensor(2, 3), tensor(2, 2)))],
-    "gelu": [(ops.gelu, (tensor(3, 4),))],
-    "gelu_exact": [(ops.gelu_exact, (tensor(3, 4),))],
-    "silu": [(ops.silu, (tensor(3, 4),))],
-    "softmax": [(ops.softmax, (tensor(2, 1, 5),))],
-    "log_softmax": [(ops.log_softmax, (tensor(3, 5),))],
-    "dropout": [(lambda x: ops.dropout(x, p=0.4, generator=np.random.default_rng(3)), (tensor(4, 5),))],
-    "linear": [(ops.linear, (tensor(2, 3, 4), tensor(5, 4), tensor(5))), (ops.linear, (tensor(3, 4), tensor(1, 4)))],
-    "embedding": [(lambda w: ops.embedding(w, np.array([[0, 2, 2], [1, 0, 2]])), (tensor(4, 3),))],
-    "layer_norm": [(ops.layer_norm, (tensor(2, 3, 5), tensor(5), tensor(5)))],
-    "rms_norm": [(ops.rms_norm, (tensor(2, 3, 5), tensor(5)))],
-    "rotary": [(lambda x: ops.rotary(x, cos=np.cos(ANGLES), sin=np.sin(ANGLES)), (tensor(2, 3, 4, 6),))],
-    "attention": [(ops.attention, (tensor(2, 5, 4, 3), tensor(2, 5, 4, 3), tensor(2, 5, 4, 3))),
-                  (lambda q, k, v: ops.attention(q, k, v, mask=MASK, drop=DROP),
+    "gelu": [(F.gelu, (tensor(3, 4),))],
+    "gelu_exact": [(F.gelu_exact, (tensor(3, 4),))],
+    "silu": [(F.silu, (tensor(3, 4),))],
+    "softmax": [(F.softmax, (tensor(2, 1, 5),))],
+    "log_softmax": [(F.log_softmax, (tensor(3, 5),))],
+    "dropout": [(lambda x: F.dropout(x, p=0.4, generator=np.random.default_rng(3)), (tensor(4, 5),))],
+    "linear": [(F.linear, (tensor(2, 3, 4), tensor(5, 4), tensor(5))), (F.linear, (tensor(3, 4), tensor(1, 4)))],
+    "embedding": [(lambda w: F.embedding(w, np.array([[0, 2, 2], [1, 0, 2]])), (tensor(4, 3),))],
+    "layer_norm": [(F.layer_norm, (tensor(2, 3, 5), tensor(5), tensor(5)))],
+    "rms_norm": [(F.rms_norm, (tensor(2, 3, 5), tensor(5)))],
+    "rotary": [(lambda x: F.rotary(x, cos=np.cos(ANGLES), sin=np.sin(ANGLES)), (tensor(2, 3, 4, 6),))],
+    "attention": [(F.attention, (tensor(2, 5, 4, 3), tensor(2, 5, 4, 3), tensor(2, 5, 4, 3))),
+                  (lambda q, k, v: F.attention(q, k, v, mask=MASK, drop=DROP),
                    (tensor(2, 3, 4, 6), tensor(2, 5, 2, 6), tensor(2, 5, 2, 6))),
-                  (ops.attention, (tensor(1, 1, 4, 2), tensor(1, 3, 1, 2), tensor(1, 3, 1, 2)))],
-    "cross_entropy": [(lambda x: ops.cross_entropy(x, np.array([[1, -100], [2, 0]])), (tensor(2, 2, 4),))],
+                  (F.attention, (tensor(1, 1, 4, 2), tensor(1, 3, 1, 2), tensor(1, 3, 1, 2)))],
+    "cross_entropy": [(lambda x: F.cross_entropy(x, np.array([[1, -100], [2, 0]])), (tensor(2, 2, 4),))],
 }
 ANGLES = RANDOM.standard_normal((1, 3, 1, 3))
 
@@ -84,7 +80,9 @@ def test_each_rule_agrees_with_central_differences(name):
 
 
 def test_every_operation_has_a_case():
-    assert {name.lstrip("_") for name, value in vars(ops).items() if hasattr(value, "__wrapped__")} == set(RULES)
+    both = {**vars(ops), **vars(F)}
+    operations = {name for name, value in both.items() if isinstance(value, FunctionType) and hasattr(value, "__wrapped__")}
+    assert {name.lstrip("_") for name in operations} == set(RULES)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -102,10 +100,10 @@ def test_a_gradient_is_computed_only_where_it_is_needed(name):
             assert all(x.grad is None for j, x in enumerate(alone) if j != i)
 
 
-UNARY = {"gelu_exact": ops.gelu_exact, "gelu_tanh": ops.gelu, "silu": ops.silu, "relu": ops.relu, "tanh": ops.tanh,
-         "sigmoid": ops.sigmoid, "softmax": ops.softmax, "log_softmax": ops.log_softmax,
-         "layer_norm": lambda x: ops.layer_norm(x, np.ones(7, x.dtype), np.zeros(7, x.dtype), eps=1e-5),
-         "rms_norm": lambda x: ops.rms_norm(x, np.ones(7, x.dtype), eps=1e-5)}
+UNARY = {"gelu_exact": F.gelu_exact, "gelu_tanh": F.gelu, "silu": F.silu, "relu": ops.relu, "tanh": ops.tanh,
+         "sigmoid": ops.sigmoid, "softmax": F.softmax, "log_softmax": F.log_softmax,
+         "layer_norm": lambda x: F.layer_norm(x, np.ones(7, x.dtype), np.zeros(7, x.dtype), eps=1e-5),
+         "rms_norm": lambda x: F.rms_norm(x, np.ones(7, x.dtype), eps=1e-5)}
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -139,7 +137,7 @@ def test_attention_equals_the_slow_loop(B, T, cached, kv_heads, group, seed):
     q = random.standard_normal((B, T, kv_heads * group, 4))
     k, v = random.standard_normal((2, B, T + cached, kv_heads, 4))
     mask = random.random((B, T + cached)) > 0.3
-    assert_close(ops.attention(q, k, v, mask=mask), slow_attention(q, k, v, mask), 1e-12)
+    assert_close(F.attention(q, k, v, mask=mask), slow_attention(q, k, v, mask), 1e-12)
 
 
 @given(st.lists(st.integers(1, 3), min_size=0, max_size=3), st.data())
@@ -192,14 +190,14 @@ def test_a_second_backward_is_refused():
     x = tensor(3)
     loss = (x * x).sum()
     loss.backward()
-    with pytest.raises(RuntimeError, match="second time.*forward pass again"):
+    with pytest.raises(RuntimeError, match="second time .*run the forward pass again"):
         loss.backward()
 
 
 def test_backward_says_what_it_needs():
-    with pytest.raises(ValueError, match=r"shape \(3,\) needs a cotangent"):
+    with pytest.raises(ValueError, match=r"shape \(3,\) needs a cotangent of that shape, got None"):
         (tensor(3) * 2).backward()
-    with pytest.raises(ValueError, match=r"cotangent has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"of that shape, got \(2,\)"):
         (tensor(3) * 2).backward(np.ones(2))
     with pytest.raises(RuntimeError, match="requires no gradient"):
         Tensor([1.0]).backward()
@@ -211,7 +209,7 @@ def test_backward_says_what_it_needs():
 
 def test_a_frozen_computation_records_nothing():
     frozen = Tensor(np.ones((2, 3)))
-    assert ops.linear(frozen, frozen).node is None
+    assert F.linear(frozen, frozen).node is None
     with no_grad():
         assert not (tensor(2) * 2).requires_grad
     assert (tensor(2) * 2).requires_grad
@@ -224,7 +222,7 @@ def test_a_frozen_weight_does_not_keep_its_input_alive():
         weight.requires_grad = not frozen
         hidden = x * 2
         kept = weakref.ref(hidden.data)
-        y = ops.linear(hidden, weight)
+        y = F.linear(hidden, weight)
         del hidden
         gc.collect()
         assert (kept() is None) == frozen
@@ -233,7 +231,7 @@ def test_a_frozen_weight_does_not_keep_its_input_alive():
 
 def test_backward_frees_activations_as_it_goes():
     x = tensor(4)
-    y = x.exp()
+    y = ops.exp(x)
     kept = weakref.ref(y.data)
     loss = (y * y).sum()
     del y
@@ -259,7 +257,7 @@ def test_numpy_scalars_and_arrays_on_either_side_keep_the_dtype():
 
 def block(w1: Tensor, w2: Tensor, generator: np.random.Generator) -> Any:
     """A layer with dropout that closes over its parameters."""
-    return lambda x: ops.linear(ops.dropout(ops.gelu(ops.linear(x, w1)), p=0.5, generator=generator), w2)
+    return lambda x: F.linear(F.dropout(F.gelu(F.linear(x, w1)), p=0.5, generator=generator), w2)
 
 
 @pytest.mark.parametrize("frozen_input", [False, True])
@@ -307,42 +305,35 @@ def test_checkpoint_saves_memory():
 
 
 def test_an_observer_sees_each_operation_forward_and_backward():
-    class Log:
-        def __init__(self) -> None:
-            self.lines: list[str] = []
+    log: list[str] = []
 
-        def before(self, phase: str, name: str, inputs: tuple[Any, ...]) -> None:
-            self.lines.append(f"before {phase} {name} {len(inputs)}")
+    def observer(moment: str, phase: str, name: str, arrays: tuple[Any, ...]) -> None:
+        log.append(f"{moment} {phase} {name} {[np.shape(a) for a in arrays if a is not None]}")
 
-        def after(self, phase: str, name: str, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
-            self.lines.append(f"after {phase} {name} {[np.shape(o) for o in outputs if o is not None]}")
-
-    x, log = tensor(3), Log()
-    with observe(log):
+    x = tensor(3)
+    with observe(observer):
         (x * 2.0).sum().backward()
     x * 3  # no longer seen
-    assert log.lines == ["before forward multiply 2", "after forward multiply [(3,)]",
-                         "before forward sum 1", "after forward sum [()]",
-                         "before backward sum 1", "after backward sum [(3,)]",
-                         "before backward multiply 1", "after backward multiply [(3,)]"]
+    assert log == ["before forward multiply [(3,), ()]", "after forward multiply [(3,)]",
+                   "before forward sum [(3,)]", "after forward sum [()]",
+                   "before backward sum [()]", "after backward sum [(3,)]",
+                   "before backward multiply [(3,)]", "after backward multiply [(3,)]"]
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"token id 7 is outside the table of 5 rows"):
-        ops.embedding(tensor(5, 2), np.array([1, 7]))
-    with pytest.raises(ValueError, match=r"token id -1 is outside"):
-        ops.embedding(tensor(5, 2), np.array([-1]))
-    with pytest.raises(TypeError, match="integers"):
-        ops.embedding(tensor(5, 2), np.array([0.5]))
+    with pytest.raises(ValueError, match=r"ids run from 1 to 7, but the table has 5 rows"):
+        F.embedding(tensor(5, 2), np.array([1, 7]))
+    with pytest.raises(ValueError, match=r"ids run from -1 to -1"):
+        F.embedding(tensor(5, 2), np.array([-1]))
     with pytest.raises(ValueError, match=r"labels must lie in 0 to 3 .* got 1 to 4"):
-        ops.cross_entropy(tensor(2, 4), np.array([1, 4]))
+        F.cross_entropy(tensor(2, 4), np.array([1, 4]))
     with pytest.raises(ValueError, match=r"matrices, got shapes \(3,\)"):
         tensor(3) @ tensor(3, 2)
-    assert math.isnan(ops.cross_entropy(tensor(2, 4), np.array([-100, -100])).item())
+    assert math.isnan(F.cross_entropy(tensor(2, 4), np.array([-100, -100])).item())
 
 
 @given(st.integers(1, 300), st.integers(2, 700), st.integers(0, 20))
-def test_cross_entropy_in_chunks_equals_the_definition(rows, vocabulary, seed):
+def test_cross_entropy_equals_the_definition(rows, vocabulary, seed):
     random = np.random.default_rng(seed)
     logits, labels = random.standard_normal((rows, vocabulary)), random.integers(0, vocabulary, rows)
     labels[random.random(rows) < 0.3] = -100
@@ -351,7 +342,7 @@ def test_cross_entropy_in_chunks_equals_the_definition(rows, vocabulary, seed):
         return
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     x = Tensor(logits, requires_grad=True)
-    loss = ops.cross_entropy(x, labels)
+    loss = F.cross_entropy(x, labels)
     loss.backward()
     assert_close(loss, -np.log(p[kept, labels[kept]]).mean(), 1e-12)
     expected = np.where(labels[:, None] != -100, p - (np.arange(vocabulary) == labels[:, None]), 0) / kept.size

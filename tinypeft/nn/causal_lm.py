@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tinypeft.autograd import Tensor, ops
+from tinypeft.autograd import Tensor
+from tinypeft.autograd import functional as F
 from tinypeft.backend import Array, to_numpy
 from tinypeft.files import write_json, write_safetensors
 from tinypeft.nn.attention import KeyValueCache
@@ -138,6 +139,6 @@ class CausalLM(Module):
             raise ValueError(f"labels have shape {labels.shape}, input_ids {logits.shape[:2]}: they must be equal")
         shifted = np.full_like(labels, -100)
         shifted[:, :-1] = labels[:, 1:]  # shifting the labels instead of the logits saves a copy of the logits
-        return ops.cross_entropy(logits, shifted)
+        return F.cross_entropy(logits, shifted)
 
     generate = generate

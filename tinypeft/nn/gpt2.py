@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tinypeft.autograd import Tensor, ops
+from tinypeft.autograd import Tensor
+from tinypeft.autograd import functional as F
 from tinypeft.backend import Array, asarray
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.nn.causal_lm import CausalLM, Config
@@ -70,7 +71,7 @@ class GPT2Attention(Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         drop = self.attn_dropout.mask((B, self.heads, T, k.shape[1]), like=q)
-        out = ops.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, d)
+        out = F.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, d)
         return self.resid_dropout(self.c_proj(out))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tinypeft.autograd import Tensor, ops
+from tinypeft.autograd import functional as F
 from tinypeft.backend import Array, asarray
 from tinypeft.nn.module import Module, Parameter, generator
 
@@ -20,7 +21,7 @@ class Linear(Module):
         self.bias = Parameter((out_features,), init="zeros") if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
+        return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
 
 
 class Conv1D(Module):
@@ -32,7 +33,7 @@ class Conv1D(Module):
         self.bias = Parameter((out_features,), init="zeros")
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight.T, self.bias)  # (..., in) -> (..., out)
+        return F.linear(x, self.weight.T, self.bias)  # (..., in) -> (..., out)
 
 
 class Embedding(Module):
@@ -43,7 +44,7 @@ class Embedding(Module):
         self.weight = Parameter((num_embeddings, embedding_dim))
 
     def forward(self, ids: Array) -> Tensor:
-        return ops.embedding(self.weight, ids)  # (...) -> (..., d)
+        return F.embedding(self.weight, ids)  # (...) -> (..., d)
 
 
 class LayerNorm(Module):
@@ -55,7 +56,7 @@ class LayerNorm(Module):
         self.bias = Parameter((size,), init="zeros")
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+        return F.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
 class RMSNorm(Module):
@@ -66,7 +67,7 @@ class RMSNorm(Module):
         self.weight = Parameter((size,), init="ones")
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.weight, eps=self.eps)
+        return F.rms_norm(x, self.weight, eps=self.eps)
 
 
 class Dropout(Module):
@@ -79,7 +80,7 @@ class Dropout(Module):
         self.generator = generator(0, "dropout")  # Module.train(seed=...) gives each dropout its own
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.dropout(x, p=self.p, generator=self.generator) if self.training and self.p else x
+        return F.dropout(x, p=self.p, generator=self.generator) if self.training and self.p else x
 
     def mask(self, shape: tuple[int, ...], like: Tensor) -> Array | None:
         """The factors themselves, for attention weights, which exist only inside an operation. None: keep everything."""
@@ -90,8 +91,8 @@ class Dropout(Module):
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": ops.gelu, "gelu_pytorch_tanh": ops.gelu, "gelu": ops.gelu_exact, "relu": ops.relu, "silu": ops.silu,
-    "swish": ops.silu, "tanh": ops.tanh,
+    "gelu_new": F.gelu, "gelu_pytorch_tanh": F.gelu, "gelu": F.gelu_exact, "relu": ops.relu, "silu": F.silu,
+    "swish": F.silu, "tanh": ops.tanh,
 }
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tinypeft.autograd import Tensor, ops
+from tinypeft.autograd import Tensor
+from tinypeft.autograd import functional as F
 from tinypeft.backend import Array
 from tinypeft.nn.attention import KeyValueCache, inverse_frequencies, rotary_tables
 from tinypeft.nn.causal_lm import CausalLM, Config
@@ -85,13 +86,13 @@ class LlamaAttention(Module):
     def forward(self, x: Tensor, mask: Array | None, rotation: tuple[Array, Array], cache: KeyValueCache | None) -> Tensor:
         B, T, _ = x.shape
         cos, sin = rotation
-        q = ops.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h, d/h)
-        k = ops.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h_kv, d/h)
+        q = F.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h, d/h)
+        k = F.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h_kv, d/h)
         v = self.v_proj(x).reshape(B, T, -1, self.head_dim)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         drop = self.attn_dropout.mask((B, q.shape[2], T, k.shape[1]), like=q)
-        return self.o_proj(ops.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, -1))
+        return self.o_proj(F.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, -1))
 
 
 class LlamaMLP(Module):
