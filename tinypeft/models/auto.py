@@ -87,6 +87,8 @@ class AutoConfig:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
         """From the content of a config.json; its model_type says which family."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a config is a JSON object, got a {type(values).__name__}")
         kind = values.get("model_type")
         if kind not in FAMILIES:
             raise ValueError(f"model_type {kind!r} is not implemented; known: {', '.join(FAMILIES)}")

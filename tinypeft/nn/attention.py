@@ -43,12 +43,17 @@ def inverse_frequencies(head_dim: int, rope: dict[str, Any]) -> np.ndarray:
         rope: `rope_theta` and `rope_type`; "linear" divides all by `factor`, "llama3" divides the slow ones (Llama 3.1).
 
     Raises:
-        ValueError: another rope_type.
+        ValueError: another rope_type, or a number is missing.
     """
-    frequencies = 1.0 / rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
     kind = rope.get("rope_type", "default")
-    if kind == "default":
-        return frequencies
+    needed = {"default": (), "linear": ("factor",), "llama3": _LLAMA3}.get(kind)
+    if needed is None:
+        raise ValueError(f"rope_type {kind!r} is not supported; supported: default, linear, llama3")
+    if rope.get("partial_rotary_factor", 1) != 1:
+        raise ValueError(f"partial_rotary_factor {rope['partial_rotary_factor']} is not supported: all features are rotated")
+    if missing := [key for key in ("rope_theta", *needed) if not isinstance(rope.get(key), int | float)]:
+        raise ValueError(f"rope_parameters {rope}: {', '.join(missing)} must be given, as numbers")
+    frequencies = 1.0 / rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
     if kind == "linear":
         return frequencies / rope["factor"]
     if kind == "llama3":
@@ -56,7 +61,10 @@ def inverse_frequencies(head_dim: int, rope: dict[str, Any]) -> np.ndarray:
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         smooth = np.clip((turns - low) / (high - low), 0, 1)
         return frequencies * (smooth + (1 - smooth) / rope["factor"])
-    raise ValueError(f"rope_type {kind!r} is not supported; supported: default, linear, llama3")
+    return frequencies
+
+
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def rotary_tables(frequencies: np.ndarray, positions: Array, like: Tensor) -> tuple[Array, Array]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tinypeft.autograd import Tensor
+from tinypeft.autograd import Tensor, no_grad
 from tinypeft.autograd import functional as F
-from tinypeft.backend import Array, to_numpy
+from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.files import write_json, write_safetensors
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.nn.generation import generate
@@ -91,37 +92,50 @@ class CausalLM(Module):
                 ignored.
             position_ids: (B, T) or (1, T); 0, 1, 2, ... after the cached tokens unless given. As in transformers, a
                 mask alone does not move them.
-            cache: keys and values of earlier tokens; this call's are appended.
+            cache: keys and values of earlier tokens; this call's are appended, and nothing is recorded for `backward`.
 
         Raises:
             ValueError: shapes that do not fit, ids outside the vocabulary, a sequence longer than the positions.
             RuntimeError: the model is on the meta device.
         """
-        if self.lm_head.weight.is_meta:
+        table = next(self.parameters())
+        if table.is_meta:
             raise RuntimeError("this model has shapes but no values (device='meta'): it can be counted, not run. "
                                "Load it with from_pretrained, or build it with from_config without device='meta'")
-        ids = as_ids(input_ids, self.lm_head.weight)
+        ids = as_ids(input_ids, table)
         if ids.ndim != 2 or 0 in ids.shape:
             raise ValueError(f"input_ids must have shape (batch, time), neither of them 0; got {ids.shape}")
-        past = cache.length if cache is not None else 0
-        end = past + ids.shape[1]
-        if end > self.config.max_position_embeddings:
-            raise ValueError(f"a sequence of {end} tokens is longer than the model's {self.config.max_position_embeddings} "
-                             "positions; shorten it")
-        mask = None
-        if attention_mask is not None:
-            mask = np.asarray(attention_mask) if isinstance(attention_mask, list) else attention_mask
-            if mask.shape != (ids.shape[0], end):
-                raise ValueError(f"attention_mask has shape {mask.shape}, expected {(ids.shape[0], end)}")
-            mask = None if mask.all() else mask.astype(bool)
-        if position_ids is None:
-            position_ids = np.arange(past, end)[None]
-        states: list[Tensor] = getattr(self, self.body_name)(ids, mask, position_ids, cache)
+        (B, T), past, positions = ids.shape, cache.length if cache is not None else 0, self.config.max_position_embeddings
+        if past + T > positions:
+            raise ValueError(f"a sequence of {past + T} tokens is longer than the model's {positions} positions; shorten it")
+        mask = None if attention_mask is None else asarray(attention_mask, like=table.data).astype(bool)
+        if mask is not None and mask.shape != (B, past + T):
+            raise ValueError(f"attention_mask has shape {mask.shape}, expected {(B, past + T)}")
+        mask = None if mask is None or mask.all() else mask
+        where = as_ids(np.arange(past, past + T)[None] if position_ids is None else position_ids, table, "position_ids")
+        if where.shape not in ((B, T), (1, T)):
+            raise ValueError(f"position_ids have shape {where.shape}, expected {(B, T)} or {(1, T)}")
+        if where.min() < 0 or where.max() >= positions:
+            raise ValueError(f"position_ids run from {where.min()} to {where.max()}, the model has positions 0 to "
+                             f"{positions - 1}")
+        targets = None if labels is None else self._targets(as_ids(labels, table, "labels"), ids.shape)
+        with nullcontext() if cache is None else no_grad():  # cached keys are constants: their gradients would be missing
+            states: list[Tensor] = getattr(self, self.body_name)(ids, mask, where, cache)
+            logits = self.lm_head(states[-1])
+            loss = None if targets is None else F.cross_entropy(logits, targets)
         if cache is not None:
-            cache.length = end
-        logits = self.lm_head(states[-1])
-        loss = None if labels is None else self._loss(logits, as_ids(labels, self.lm_head.weight))
+            cache.length = past + T
         return CausalLMOutput(logits, loss, tuple(states) if output_hidden_states else None)
+
+    def _targets(self, labels: Array, shape: tuple[int, ...]) -> Array:
+        """What each position is to predict: the labels moved one to the left. That saves a copy of the logits."""
+        if labels.shape != shape:
+            raise ValueError(f"labels have shape {labels.shape}, input_ids {shape}: they must be equal")
+        used = labels[labels != -100]
+        if used.size and not 0 <= used.min() <= used.max() < self.config.vocab_size:
+            raise ValueError(f"labels must lie in 0 to {self.config.vocab_size - 1} or be -100 (ignored), got {used.min()} to "
+                             f"{used.max()}")
+        return np.concatenate([labels[:, 1:], np.full_like(labels[:, :1], -100)], axis=1)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; the folder loads in transformers. A tied head is stored once."""
@@ -132,13 +146,5 @@ class CausalLM(Module):
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_safetensors(Path(folder) / "model.safetensors", {name: to_numpy(array) for name, array in state.items()})
         write_json(Path(folder) / "config.json", config)
-
-    @staticmethod
-    def _loss(logits: Tensor, labels: Array) -> Tensor:
-        if labels.shape != logits.shape[:2]:
-            raise ValueError(f"labels have shape {labels.shape}, input_ids {logits.shape[:2]}: they must be equal")
-        shifted = np.full_like(labels, -100)
-        shifted[:, :-1] = labels[:, 1:]  # shifting the labels instead of the logits saves a copy of the logits
-        return F.cross_entropy(logits, shifted)
 
     generate = generate

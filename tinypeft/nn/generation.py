@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max_new_tokens: int = 20, do_sample: bool = False,
              temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, seed: int = 0,
-             eos_token_id: int | None = None, pad_token_id: int | None = None, use_cache: bool = True) -> np.ndarray:
+             eos_token_id: int | list[int] | None = None, pad_token_id: int | None = None, use_cache: bool = True) -> np.ndarray:
     """Continue each row of `input_ids`.
 
     Args:
@@ -28,7 +28,8 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
         top_k: draw among the k most likely tokens only.
         top_p: draw among the fewest tokens that together have at least this probability (Holtzman et al., 1904.09751).
         seed: equal seeds give equal texts.
-        eos_token_id: a row ends with this token (the config's, unless given; -1 for none) and is filled with `pad_token_id`.
+        eos_token_id: a row ends with this token, or one of these (the config's, unless given; -1 for none), and is then
+            filled with `pad_token_id`.
         use_cache: keep keys and values instead of computing them again for each token; the result is the same.
 
     Returns:
@@ -39,9 +40,9 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     """
     _check_options(do_sample, temperature, top_k, top_p, max_new_tokens)
     config = model.config
-    eos = config.eos_token_id if eos_token_id is None else eos_token_id
-    pad = next((x for x in (pad_token_id, config.pad_token_id, eos) if x is not None), 0)
-    ids = to_numpy(as_ids(input_ids, model.lm_head.weight)).astype(np.int64)
+    ends = np.ravel([x for x in (eos_token_id, config.eos_token_id, -1) if x is not None][0])  # Llama 3 has several
+    pad = next((x for x in (pad_token_id, config.pad_token_id) if x is not None), max(ends[0], 0))
+    ids = to_numpy(as_ids(input_ids, next(model.parameters())))
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"input_ids must have shape (batch, time), neither of them 0; got {ids.shape}")
     length = ids.shape[1] + max_new_tokens
@@ -69,7 +70,7 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
                 chosen = _draw(logits, temperature or 1.0, top_k, top_p, random) if do_sample else logits.argmax(axis=-1)
                 ids = np.concatenate([ids, np.where(done, pad, chosen)[:, None]], axis=1)
                 mask = np.concatenate([mask, np.ones((len(ids), 1), mask.dtype)], axis=1)
-                done |= chosen == eos
+                done |= np.isin(chosen, ends)
                 if done.all():
                     break
     finally:
@@ -84,8 +85,8 @@ def _check_options(do_sample: bool, temperature: float | None, top_k: int | None
         raise ValueError(f"{', '.join(named)} only matters when drawing at random: add do_sample=True, or leave it out")
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; for the most likely token leave do_sample out")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
+        raise ValueError(f"top_k must be an integer of at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
     if new < 1:

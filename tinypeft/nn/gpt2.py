@@ -28,7 +28,7 @@ class GPT2Config(Config):
     n_embd: int = 768
     n_layer: int = 12
     n_head: int = 12
-    n_inner: int | None = None
+    n_inner: int | None = None  # 4 n_embd
     activation_function: str = "gelu_new"
     resid_pdrop: float = 0.1
     embd_pdrop: float = 0.1
@@ -46,7 +46,7 @@ class GPT2Config(Config):
                                              "add_cross_attention": False}
 
     def __post_init__(self) -> None:
-        self.check_sizes("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        self.check_sizes("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", *([] if self.n_inner is None else ["n_inner"]))
         self.check_multiple("n_embd", of="n_head")
 
     @property
@@ -79,7 +79,7 @@ class GPT2MLP(Module):
     """d -> 4d -> d, with GELU between."""
 
     def __init__(self, config: GPT2Config):
-        inner = config.n_inner or 4 * config.n_embd
+        inner = 4 * config.n_embd if config.n_inner is None else config.n_inner
         self.c_fc = Conv1D(inner, config.n_embd)
         self.c_proj = Conv1D(config.n_embd, inner)
         self.act = activation(config.activation_function)

@@ -9,7 +9,7 @@ import numpy as np
 from tinypeft.autograd import Tensor, ops
 from tinypeft.autograd import functional as F
 from tinypeft.backend import Array, asarray
-from tinypeft.nn.module import Module, Parameter, generator
+from tinypeft.nn.module import Module, Parameter
 
 
 class Linear(Module):
@@ -77,17 +77,19 @@ class Dropout(Module):
         if not 0 <= p < 1:
             raise ValueError(f"a dropout probability lies in [0, 1), got {p}")
         self.p = p
-        self.generator = generator(0, "dropout")  # Module.train(seed=...) gives each dropout its own
+        self.generator: np.random.Generator | None = None  # given by Module.train
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, p=self.p, generator=self.generator) if self.training and self.p else x
+        if not self.training or not self.p:
+            return x
+        assert self.generator is not None, "training is switched on by train()"
+        return F.dropout(x, p=self.p, generator=self.generator)
 
     def mask(self, shape: tuple[int, ...], like: Tensor) -> Array | None:
         """The factors themselves, for attention weights, which exist only inside an operation. None: keep everything."""
         if not self.training or not self.p:
             return None
-        ones = Tensor(np.ones_like(like.data, shape=shape))
-        return self.forward(ones).data
+        return self.forward(Tensor(np.ones_like(like.data, shape=shape))).data
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -103,9 +105,9 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
-def as_ids(ids: object, like: Tensor) -> Array:
-    """Token ids (an array, a Tensor or nested lists) as an integer array where `like` lives."""
+def as_ids(ids: object, like: Tensor, name: str = "input_ids") -> Array:
+    """Token ids (an array, a Tensor or nested lists) as an int64 array where `like` lives."""
     array = asarray(ids.data if isinstance(ids, Tensor) else ids, like=like.data)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"token ids must be integers, got {array.dtype}")
-    return array
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    return array.astype(np.int64, copy=False)

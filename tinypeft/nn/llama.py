@@ -55,7 +55,10 @@ class LlamaConfig(Config):
             self.check_multiple("hidden_size", of="num_attention_heads")
             self.head_dim = self.hidden_size // self.num_attention_heads
         self.check_sizes("num_key_value_heads", "head_dim")
+        if self.head_dim % 2:
+            raise ValueError(f"LlamaConfig: head_dim={self.head_dim} must be even: features are rotated in pairs")
         self.check_multiple("num_attention_heads", of="num_key_value_heads")
+        self.rope_parameters = {"rope_theta": 10000.0, "rope_type": "default", **self.rope_parameters}
         inverse_frequencies(self.head_dim, self.rope_parameters)  # refuses what we cannot compute
 
     @classmethod
@@ -65,8 +68,7 @@ class LlamaConfig(Config):
         theta, scaling = values.pop("rope_theta", 10000.0), values.pop("rope_scaling", None) or {}
         if "type" in scaling:  # the oldest spelling
             scaling = {"rope_type": scaling["type"], **scaling}
-        values["rope_parameters"] = {"rope_theta": theta, "rope_type": "default", **scaling,
-                                     **(values.get("rope_parameters") or {})}
+        values["rope_parameters"] = {"rope_theta": theta, **scaling, **(values.get("rope_parameters") or {})}
         return super().from_dict(values)
 
 

@@ -43,7 +43,7 @@ class Parameter(Tensor):
 class Module:
     """The base of all layers and models: subclasses set attributes in `__init__` and define `forward`."""
 
-    training = True
+    training = False  # a model is used more often than trained; `train` also gives dropout its random streams
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
@@ -113,11 +113,16 @@ class Module:
             parameter.grad = None
 
     def train(self, mode: bool = True, *, seed: int | None = None) -> Self:
-        """Switch dropout on (or off). With a seed, each dropout starts a random stream of its own, named by its place."""
+        """Switch dropout on (or off).
+
+        Args:
+            seed: each dropout starts a new random stream, drawn from (seed, its name). Without one, streams go on where
+                they were, and those that have not begun are those of seed 0.
+        """
         for name, module in self.named_modules():
             module.training = mode
-            if seed is not None and hasattr(module, "generator"):
-                module.generator = generator(seed, "dropout", name)
+            if hasattr(module, "generator") and (seed is not None or (mode and module.generator is None)):
+                module.generator = generator(seed or 0, "dropout", name)
         return self
 
     def eval(self) -> Self:
@@ -126,11 +131,12 @@ class Module:
     def dropout_state(self) -> dict[str, Any]:
         """The states of the random streams that dropout draws from, as JSON values."""
         return {name: module.generator.bit_generator.state for name, module in self.named_modules()
-                if hasattr(module, "generator")}
+                if getattr(module, "generator", None) is not None}
 
     def set_dropout_state(self, state: Mapping[str, Any]) -> None:
         """Continue the random streams from where `dropout_state` found them."""
-        found = {name: module for name, module in self.named_modules() if hasattr(module, "generator")}
+        found = {name: module for name, module in self.named_modules()
+                 if getattr(module, "generator", None) is not None}
         if found.keys() != state.keys():
             raise ValueError(f"dropout states are for the modules {sorted(state)}, this model has {sorted(found)}")
         for name, module in found.items():

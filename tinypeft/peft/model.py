@@ -109,13 +109,13 @@ class PeftModel(Module):
                 layer.remove(adapter_name)
             raise
         for path, layer in layers.items():
-            layer.training = layer.base_layer.training
             model.set_submodule(path, layer)
         if any(isinstance(layer.base_layer, Conv1D) for layer in layers.values()):
             peft_config.fan_in_fan_out = True
         peft_config.base_model_name_or_path = peft_config.base_model_name_or_path or model.name_or_path
         self.peft_config[adapter_name] = peft_config
         self._train_only(self.active_adapters)
+        self.train(model.training)  # the new layers too
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Make one adapter, or several whose effects add up, the active and trainable ones."""
@@ -282,6 +282,9 @@ class PeftModel(Module):
         made_for, model = self._known(adapter_name).base_model_name_or_path, self.base_model.model
         if any(parameter.is_meta for parameter in parameters.values()):
             raise RuntimeError("this model has shapes but no values (device='meta'): an adapter cannot be loaded into it")
+        base = {f"base_model.model.{name}": parameter.data for name, parameter in model.named_parameters()}
+        state = {key: array for key, array in state.items()  # with an adapter of the head, peft saves the head's own weight
+                 if key in parameters or not (key in base and np.array_equal(array, base[key]))}
         try:
             check_state(state, {key: parameter.shape for key, parameter in parameters.items()}, "this adapter")
         except ValueError as error:

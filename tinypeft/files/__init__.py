@@ -1,0 +1,26 @@
+"""Files: safetensors, JSON and atomic writes. Knows arrays and plain data, and no model.
+
+Whatever is written here appears whole or not at all; whatever is read here is either right or an error that names the
+file. Nothing is unpickled.
+"""
+
+from tinypeft.files.atomic import new_folder, replace_file
+from tinypeft.files.tensors import (
+    read_checkpoint,
+    read_safetensors,
+    read_safetensors_metadata,
+    write_safetensors,
+)
+from tinypeft.files.text import read_json, write_json, write_text
+
+__all__ = [
+    "new_folder",
+    "read_checkpoint",
+    "read_json",
+    "read_safetensors",
+    "read_safetensors_metadata",
+    "replace_file",
+    "write_json",
+    "write_safetensors",
+    "write_text",
+]

@@ -1,0 +1,237 @@
+"""Tokenizers: text to token ids and back, with the names, arguments and files of transformers.
+
+`CharTokenizer` is ours: one token a character, nothing to install. `HFTokenizer` puts the same face on any other
+`tokenizer.json` (byte-level BPE of GPT-2 and Llama 3, ...) through the `tokenizers` library.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tinypeft.files import read_json, write_json, write_text
+from tinypeft.models.bundled import resolve_folder
+from tinypeft.models.tokenizer_base import Tokenizer
+
+
+class AutoTokenizer:
+    """Chooses the tokenizer class for a folder, as in transformers."""
+
+    @staticmethod
+    def from_pretrained(name_or_folder: str | Path, *, padding_side: str | None = None) -> Tokenizer:
+        """Load the tokenizer of a bundled model or of a folder that holds `tokenizer.json`.
+
+        Args:
+            name_or_folder: such as "tinypeft/surnames" or "path/to/model".
+            padding_side: "right" or "left"; by default what `tokenizer_config.json` says, else "right".
+
+        Raises:
+            FileNotFoundError: no such model, or it has no tokenizer.json.
+            ValueError: tokenizer.json is not one.
+            ImportError: it needs the `tokenizers` library, which is not installed.
+        """
+        folder = resolve_folder(name_or_folder)
+        if not (folder / "tokenizer.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} has no tokenizer.json. A folder with an older tokenizer (vocab.json and merges.txt, "
+                "tokenizer.model) gets one from transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)"
+            )
+        config = _read_json_if_there(folder / "tokenizer_config.json")
+        content = read_json(folder / "tokenizer.json")
+        tokenizer = CharTokenizer._from_json(content) or HFTokenizer(folder)
+        tokenizer.padding_side = padding_side or config.get("padding_side", "right")
+        return tokenizer
+
+
+class CharTokenizer(Tokenizer):
+    """One token a character, after three special ones: ids 0 pad, 1 bos, 2 eos, then `characters` in their order.
+
+    Every text starts with bos, as for Llama; eos is left to whoever trains (it belongs after a whole text only).
+
+    >>> tokenizer = CharTokenizer("abc")
+    >>> tokenizer("cab")
+    {'input_ids': [1, 5, 3, 4], 'attention_mask': [1, 1, 1, 1]}
+    >>> tokenizer.decode([1, 5, 3, 4, 2])
+    'cab'
+
+    Raises:
+        ValueError: `characters` repeats one or has none; special tokens are equal or shorter than two characters.
+    """
+
+    def __init__(
+        self,
+        characters: str | Iterable[str],
+        *,
+        bos_token: str = "<bos>",
+        eos_token: str = "<eos>",
+        pad_token: str = "<pad>",
+    ) -> None:
+        self.bos_token, self.eos_token, self.pad_token = bos_token, eos_token, pad_token
+        self._specials = [pad_token, bos_token, eos_token]
+        self.characters = list(characters)
+        if not self.characters or any(len(character) != 1 for character in self.characters):
+            raise ValueError(f"characters is {characters!r}; expected at least one, each a single character")
+        if repeated := sorted({c for c in self.characters if self.characters.count(c) > 1}):
+            raise ValueError(f"characters are listed twice: {_named(repeated)}")
+        if len(set(self._specials)) < 3 or any(len(token) < 2 for token in self._specials):
+            raise ValueError(f"special tokens are {self._specials}; expected three different ones, not single letters")
+        self._tokens = self._specials + self.characters
+        self._ids = {token: i for i, token in enumerate(self._tokens)}
+        # A special token written out in a text is that token, as in transformers; the longest first, so that <a> does
+        # not hide <a>>.
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, those added to the vocabulary later left out."""
+        return len(self._tokens)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        tokens = self._pattern.findall(text)
+        if unknown := sorted(set(tokens) - self._ids.keys()):
+            shown = text if len(text) <= 60 else text[:60] + "..."
+            raise ValueError(
+                f"this tokenizer does not know {_named(unknown)} in {shown!r}. "
+                f"It knows {''.join(self.characters)!r}: fold or remove other characters first"
+            )
+        start = [self._ids[self._specials[1]]] if add_special_tokens else []
+        return start + [self._ids[token] for token in tokens]
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """Id of a character or special token, None if it is not in the vocabulary."""
+        return self._ids.get(token)
+
+    def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        first = len(self._specials) if skip_special_tokens else 0
+        return "".join(self._tokens[i] for i in ids if i >= first)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers reads too."""
+        write_json(Path(folder) / "tokenizer.json", self._to_json())
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,  # older transformers would print "a ." as "a."
+            **self._config(),
+        }
+        write_json(Path(folder) / "tokenizer_config.json", config)
+
+    def _to_json(self) -> dict[str, Any]:
+        """The same tokenizer in the words of the `tokenizers` library: split at every character, look each up."""
+        pad, bos, eos = self._specials
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        start = {"SpecialToken": {"id": bos, "type_id": 0}}
+        first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": i, "content": token, **flags} for i, token in enumerate((pad, bos, eos))],
+            "normalizer": None,
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": r"[\s\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [start, first],
+                "pair": [start, first, start, second],
+                "special_tokens": {bos: {"id": bos, "ids": [1], "tokens": [bos]}},
+            },
+            "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": self._ids, "unk_token": "<unk>"},
+        }
+
+    @classmethod
+    def _from_json(cls, content: Any) -> "CharTokenizer | None":
+        """The CharTokenizer that would write this tokenizer.json, None if none would."""
+        try:
+            vocab = content["model"]["vocab"]
+            pad, bos, eos, *characters = sorted(vocab, key=vocab.__getitem__)
+            tokenizer = cls(characters, bos_token=bos, eos_token=eos, pad_token=pad)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        # Truncation and padding are left out: transformers saves there what the last call happened to use.
+        parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+        same = all(content.get(part) == value for part, value in tokenizer._to_json().items() if part in parts)
+        return tokenizer if same else None
+
+
+class HFTokenizer(Tokenizer):
+    """Any tokenizer.json of Hugging Face, through the `tokenizers` library (extra `real`).
+
+    What is added around a text is what tokenizer.json says; bos, eos and pad are named by tokenizer_config.json, else
+    by special_tokens_map.json, else by the ids in the model's config.json.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from tokenizers import Tokenizer as Backend
+        except ImportError as error:
+            raise ImportError(
+                f"{folder}/tokenizer.json is not one of tinypeft's character tokenizers and needs the `tokenizers` "
+                'library: pip install "tinypeft[real]"'
+            ) from error
+        folder = Path(folder)
+        try:
+            self._backend = Backend.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{folder}/tokenizer.json is no tokenizer that `tokenizers` can read: {error}") from error
+        self._backend.no_truncation()  # the file keeps what its last user had set
+        self._backend.no_padding()
+        self._saved_config = _read_json_if_there(folder / "tokenizer_config.json")
+        self.bos_token, self.eos_token, self.pad_token = (self._find(folder, name) for name in ("bos", "eos", "pad"))
+
+    def _find(self, folder: Path, name: str) -> str | None:
+        """The special token `name`, added to the vocabulary if tokenizer.json lacks it, as transformers does."""
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            token = _read_json_if_there(folder / file).get(f"{name}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                self._backend.add_special_tokens([token])
+                return token
+        ids = _read_json_if_there(folder / "config.json").get(f"{name}_token_id")
+        first = ids[0] if isinstance(ids, list) and ids else ids  # Llama 3 lists several eos ids
+        return self._backend.id_to_token(first) if isinstance(first, int) and first >= 0 else None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, those added to the vocabulary later left out."""
+        return int(self._backend.get_vocab_size(with_added_tokens=False))
+
+    def __len__(self) -> int:
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """Id of one token, None if it is not in the vocabulary."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, keeping what else the latter held (a chat template, ...)."""
+        write_text(Path(folder) / "tokenizer.json", self._backend.to_str(pretty=True))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._saved_config, **self._config()}
+        write_json(Path(folder) / "tokenizer_config.json", config)
+
+
+def _read_json_if_there(path: Path) -> dict[str, Any]:
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def _named(characters: list[str]) -> str:
+    """Characters with their code points, since many look alike: 'ł' (U+0142)."""
+    return ", ".join(f"{character!r} (U+{ord(character):04X})" for character in characters)

@@ -1,0 +1,97 @@
+"""Checkpoints from which an interrupted run goes on as if nothing had happened.
+
+    output_dir/checkpoint-200/
+        training.safetensors    trainable parameters, and what the optimizer remembers of them
+        trainer_state.json      step, history, optimizer settings, dropout's random states, and what the run was
+        checksums.json          SHA-256 of both
+
+What is frozen is not saved, only its fingerprint: a checkpoint of an adapter is as small as the adapter, and is refused
+on another base. Nor is the place in the data: the rows of a step follow from its number.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinypeft.backend import asarray, to_numpy
+from tinypeft.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
+from tinypeft.nn import Module
+from tinypeft.training.optimizers import Optimizer
+
+
+def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to go on exactly: settings and, as SHA-256, data and frozen weights."""
+    configs = [{**vars(c), "base_model_name_or_path": ""} for c in getattr(model, "peft_config", {}).values()]
+    data, weights = hashlib.sha256(), hashlib.sha256(f"{getattr(model, 'config', None)} {configs}".encode())
+    for row in rows:
+        data.update(f"{list(row['input_ids'])} {list(row['labels'])}".encode())
+    for name, p in model.named_parameters():
+        weights.update(f"{name} {p.dtype} {p.shape} {p.requires_grad}".encode())
+        if not p.requires_grad:
+            weights.update(memoryview(np.ascontiguousarray(to_numpy(p.data))))
+    return {**settings, "kind of optimizer": type(optimizer).__name__, "training rows": data.hexdigest(),
+            "model or its frozen weights": weights.hexdigest()}  # fmt: skip
+
+
+def save_checkpoint(output_dir: str | Path, step: int, model: Module, optimizer: Optimizer, run: dict[str, Any],
+                    history: dict[str, Any]) -> None:  # fmt: skip
+    """Write output_dir/checkpoint-`step`, whole or not at all."""
+    state = optimizer.state_dict()
+    tensors = {f"parameter.{name}": to_numpy(p.data) for name, p in model.named_parameters() if p.requires_grad}
+    for i, kept in state["state"].items():
+        tensors |= {f"optimizer.{i}.{key}": np.asarray(x) if key == "step" else to_numpy(x) for key, x in kept.items()}
+    content = {"run": run, "history": history, "param_groups": state["param_groups"], "dropout": model.dropout_state()}
+    with new_folder(Path(output_dir) / f"checkpoint-{step}") as folder:
+        write_safetensors(folder / "training.safetensors", tensors)
+        write_json(folder / "trainer_state.json", content)
+        write_json(folder / "checksums.json", _checksums(folder))
+
+
+def load_checkpoint(folder: Path, model: Module, optimizer: Optimizer, run: dict[str, Any]) -> dict[str, Any]:
+    """Put a checkpoint into the model and the optimizer; return the history up to it.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or a file of it is missing.
+        ValueError: it is damaged, or of a run with other settings, data or frozen weights. Nothing was changed.
+    """
+    if read_json(folder / "checksums.json") != _checksums(folder):
+        raise ValueError(f"the checkpoint {folder} is damaged: its files have other checksums; use an earlier one")
+    content = read_json(folder / "trainer_state.json")
+    if different := [key for key in run if content["run"].get(key) != run[key]]:
+        raise ValueError(f"{folder} is of another run and cannot be gone on with exactly: other {', '.join(different)}")
+    tensors = read_safetensors(folder / "training.safetensors")
+    kept: dict[int, dict[str, Any]] = {}
+    for key in tensors:
+        if key.startswith("optimizer."):
+            _, i, name = key.split(".")
+            kept.setdefault(int(i), {})[name] = tensors[key]
+    model.set_dropout_state(content["dropout"])
+    optimizer.load_state_dict({"state": kept, "param_groups": content["param_groups"]})
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            p.data[...] = asarray(tensors[f"parameter.{name}"], like=p.data)
+    return dict(content["history"])
+
+
+def checkpoint_to_resume(output_dir: str | Path | None, resume: bool | str | Path | None) -> Path | None:
+    """The checkpoint that a run starts from: none, the latest (True), or a given folder.
+
+    Raises:
+        FileNotFoundError: the latest is asked for, and there is none.
+        FileExistsError: a new run into a folder with checkpoints, which a later resume would mistake for its own.
+    """
+    found = Path(output_dir).glob("checkpoint-*") if output_dir is not None else ()
+    latest = max((p for p in found if p.name[11:].isdecimal()), key=lambda p: int(p.name[11:]), default=None)
+    if resume is True and latest is None:
+        raise FileNotFoundError(f"there is no checkpoint to resume from in output_dir={output_dir}")
+    if not resume and latest is not None:
+        raise FileExistsError(f"{latest} is of an earlier run: pass resume_from_checkpoint=True, or another output_dir")
+    return Path(resume) if isinstance(resume, str | Path) else latest
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in ("training.safetensors", "trainer_state.json")}  # fmt: skip
