@@ -69,14 +69,14 @@ def test_a_jsonl_file_is_an_object_a_line(tmp_path):
 def test_an_unreadable_line_is_named(tmp_path, line):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "a"}\n\n' + line + '\n{"text": "b"}\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: .*expected \{\"text\": "):
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3: .*expected .*\{\"text\": "):
         read_rows(file)
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path):
     file = tmp_path / "names.txt"
     file.write_bytes("Kowalski\nŁęcki\n".encode("latin2"))
-    with pytest.raises(ValueError, match=r"names\.txt, line 2: not UTF-8"):
+    with pytest.raises(ValueError, match=r"names\.txt, line 2: .*expected UTF-8"):
         read_rows(file)
 
 
@@ -173,7 +173,7 @@ def test_each_epoch_has_every_row_once_in_another_order():
     epochs = [[batch_rows(rows, 4, step, seed=5) for step in range(3 * epoch, 3 * epoch + 3)] for epoch in range(4)]
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [4, 4, 2]
-        assert sorted(sum(epoch, [])) == rows
+        assert sorted(row for batch in epoch for row in batch) == rows
     assert len({str(epoch) for epoch in epochs}) == 4
     assert batch_rows(rows, 4, 7, seed=5) == epochs[2][1], "a function of the step number alone"
     assert batch_rows(rows, 4, 7, seed=6) != epochs[2][1]
@@ -249,7 +249,8 @@ def test_surnames_are_new_plain_and_split_once(country):
     assert len(names) == len(set(names)) >= 300
     assert all(part == sorted(part) for part in parts)
     assert set(names).isdisjoint(us.train + us.validation + us.test)
-    assert all(name.isascii() and name.isalpha() and name == name.capitalize() and 2 <= len(name) <= 20 for name in names)
+    assert all(name.isascii() and name.isalpha() and name == name.capitalize() for name in names)
+    assert {len(name) for name in names} <= set(range(2, 21))
     assert 0.74 < len(split.train) / len(names) < 0.86
     assert split == surnames(country)
 
@@ -274,7 +275,7 @@ def test_unknown_countries_and_changed_lists_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="no surnames for 'klingon'; expected one of polish, slovak"):
         surnames("klingon")
     monkeypatch.setitem(COUNTRIES, "polish", (("pl_PL",), 5_000))
-    with pytest.raises(ImportError, match=r"3048 polish surnames in Faker, where about 5000 .*pip install faker=="):
+    with pytest.raises(ImportError, match="3048 polish surnames in Faker, where about 5000 .*pip install .* faker=="):
         surnames("polish")
 
 
@@ -304,7 +305,7 @@ class UnigramModel(Module):
 
 def test_bits_per_character_by_hand():
     probabilities = np.array([0, 0, 1 / 4, 1 / 2, 1 / 8, 1 / 8, *[0] * 5]) + 1e-300
-    model = UnigramModel(probabilities)
+    model = UnigramModel(probabilities).train()
     # a: 1 bit, b: 3, c: 3, end: 2.  "a" 1+2, "abca" 1+3+3+1+2, over 2 + 5 characters
     assert bits_per_character(model, ["abca", "a"], TOKENIZER) == pytest.approx((3 + 10) / 7, rel=1e-12)
     assert model.modes == [False]
@@ -357,7 +358,7 @@ def test_evaluation_of_nothing_is_refused():
         evaluate(model, [], pad_token_id=0)
     with pytest.raises(ValueError, match="data set is empty"):
         bits_per_character(model, [], TOKENIZER)
-    with pytest.raises(ValueError, match="bos token"):
+    with pytest.raises(ValueError, match="bos and eos"):
         bits_per_character(model, ["a"], BareTokenizer(None, 2))
 
 

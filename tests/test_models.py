@@ -457,6 +457,7 @@ def test_initial_values_depend_on_seed_and_name_alone():
     assert np.array_equal(a, b)
     assert np.array_equal(a, d)
     assert not np.array_equal(a, c)
+    assert not np.array_equal(a, first.state_dict()[name.replace("h.1", "h.0")])
     state = first.state_dict()
     assert a.std() == pytest.approx(0.02, rel=0.05)
     assert state["transformer.h.1.mlp.c_proj.weight"].std() == pytest.approx(0.02 / 4**0.5, rel=0.05)

@@ -161,9 +161,8 @@ def test_a_loaded_state_goes_on_to_the_bit(make, dtype):
     params = parameters((3, 2), (4,), (), dtype=dtype)
     first = make(params)
     steps(first, params, range(5))
-    first.param_groups[0]["lr"] *= 1.0
     saved = first.state_dict()
-    assert list(saved["state"]) == [0, 2]
+    assert {key.split(".")[0] for key in saved} == {"0", "2"}
     copies = [Tensor(p.data.copy(), requires_grad=True) for p in params]
     second = make(copies)
     second.load_state_dict(saved)
@@ -173,24 +172,16 @@ def test_a_loaded_state_goes_on_to_the_bit(make, dtype):
     assert all(p.dtype == dtype for p in copies)
 
 
-def test_settings_are_loaded_too():
-    a, b = AdamW(parameters((2,)), lr=0.5, betas=(0.1, 0.2)), AdamW(parameters((2,)))
-    b.load_state_dict(a.state_dict())
-    assert (b.param_groups[0]["lr"], b.param_groups[0]["betas"]) == (0.5, (0.1, 0.2))
-
-
 @pytest.mark.parametrize("other", [[(2,)], [(2,), (4,)], [(3,), (2,)]])
 def test_a_state_of_other_parameters_is_refused_and_changes_nothing(other):
     params = parameters((2,), (3,))
     optimizer = AdamW(params)
     give_gradients(params, 0)
     optimizer.step()
-    stranger = parameters(*other)
-    second = AdamW(stranger, lr=0.5)
-    with pytest.raises(ValueError, match="saved optimizer is of other parameters"):
+    second = AdamW(parameters(*other))
+    with pytest.raises(ValueError, match=r"the saved optimizer's \d.\w+, of shape \(.*\), is of no parameter here"):
         second.load_state_dict(optimizer.state_dict())
     assert second.state == {}
-    assert second.param_groups[0]["lr"] == 0.5
 
 
 # --- clipping ------------------------------------------------------------------------------------------------------
@@ -240,8 +231,8 @@ def test_a_bad_max_norm_is_refused(bad):
         (lambda p: AdamW(p, betas=(0.9, 1.0)), "betas are"),
         (lambda p: AdamW(p, eps=-1e-8), "eps is"),
         (lambda p: AdamW([{"params": p, "lr": -2}]), "lr is -2"),
-        (lambda p: AdamW([{"params": p, "learning_rate": 1}]), "AdamW has no learning_rate; it has lr"),
-        (lambda p: AdamW([Parameter((3, 4))]), r"\(3, 4\).* no values"),
+        (lambda p: AdamW([{"params": p, "learning_rate": 1}]), "AdamW has no learning_rate; it has"),
+        (lambda p: AdamW([Parameter((3, 4))]), r"\(3, 4\).*no values to train"),
     ],
 )
 def test_bad_settings_are_refused(make, message):

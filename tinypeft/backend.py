@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,6 +63,17 @@ def as_dtype(name: Any) -> np.dtype:
     if dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(f"dtype {name!r} is not one of float16, float32, float64, bfloat16")
     return dtype
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """A context in which NumPy multiplies matrices on one core.
+
+    The bundled model's matrices are so small that cores spend more time waiting for each other than computing: measured, a
+    training step on two busy cores takes up to ten times as long as on one.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1, user_api="blas")  # type: ignore[no-any-return]
 
 
 def keep_freed_memory() -> bool:

@@ -88,10 +88,9 @@ in transformers' `LlamaForCausalLM`. Same licence as tinypeft.
 
     python tests/benchmarks/surnames.py --write        # trains it again; seed {rows[0]["seed"]:.0f} is the one that is here
 
-{PRETRAINING["max_steps"]:,} steps of {PRETRAINING["per_device_train_batch_size"]} names, AdamW, learning rate {PRETRAINING["learning_rate"]},
-cosine, warm-up of {SHARED["warmup_steps"]} steps. Adapting to Polish surnames (Faker's list, US names left out): {len(polish.train):,}
-names, {ADAPTATION["max_steps"]} steps of {ADAPTATION["per_device_train_batch_size"]}. LoRA: r=8, alpha=16, all linear layers, {trainable:,} trainable parameters
-({trainable / (parameters + trainable):.1%}).
+{PRETRAINING["max_steps"]:,} steps of {PRETRAINING["per_device_train_batch_size"]} names, AdamW, learning rate {PRETRAINING["learning_rate"]}, cosine, warm-up of {SHARED["warmup_steps"]} steps.
+Adapting to Polish surnames (Faker's list, US names left out): {len(polish.train):,} names, {ADAPTATION["max_steps"]} steps of {ADAPTATION["per_device_train_batch_size"]}.
+LoRA: r=8, alpha=16, all linear layers, {trainable:,} trainable parameters ({trainable / (parameters + trainable):.1%}).
 
 Bits per character (end of name included) on {len(us.test):,} US and {len(polish.test)} Polish test names:
 

@@ -2,7 +2,7 @@
 
     output_dir/checkpoint-200/
         training.safetensors    trainable parameters, and what the optimizer remembers of them
-        trainer_state.json      step, history, optimizer settings, dropout's random states, and what the run was
+        trainer_state.json      history, dropout's random states, and what the run was
         checksums.json          SHA-256 of both
 
 What is frozen is not saved, only its fingerprint: a checkpoint of an adapter is as small as the adapter, and is refused
@@ -25,25 +25,23 @@ from tinypeft.training.optimizers import Optimizer
 def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to go on exactly: settings and, as SHA-256, data and frozen weights."""
     configs = [{**vars(c), "base_model_name_or_path": ""} for c in getattr(model, "peft_config", {}).values()]
-    data, weights = hashlib.sha256(), hashlib.sha256(f"{getattr(model, 'config', None)} {configs}".encode())
-    for row in rows:
-        data.update(f"{list(row['input_ids'])} {list(row['labels'])}".encode())
+    data = hashlib.sha256(str([(list(row["input_ids"]), list(row["labels"])) for row in rows]).encode())
+    weights = hashlib.sha256(f"{getattr(model, 'config', None)} {configs}".encode())
     for name, p in model.named_parameters():
         weights.update(f"{name} {p.dtype} {p.shape} {p.requires_grad}".encode())
         if not p.requires_grad:
-            weights.update(memoryview(np.ascontiguousarray(to_numpy(p.data))))
-    return {**settings, "kind of optimizer": type(optimizer).__name__, "training rows": data.hexdigest(),
+            weights.update(np.ascontiguousarray(to_numpy(p.data)).data)
+    groups = [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
+    return {**settings, "optimizer": f"{type(optimizer).__name__} {groups}", "training rows": data.hexdigest(),
             "model or its frozen weights": weights.hexdigest()}  # fmt: skip
 
 
 def save_checkpoint(output_dir: str | Path, step: int, model: Module, optimizer: Optimizer, run: dict[str, Any],
                     history: dict[str, Any]) -> None:  # fmt: skip
     """Write output_dir/checkpoint-`step`, whole or not at all."""
-    state = optimizer.state_dict()
     tensors = {f"parameter.{name}": to_numpy(p.data) for name, p in model.named_parameters() if p.requires_grad}
-    for i, kept in state["state"].items():
-        tensors |= {f"optimizer.{i}.{key}": np.asarray(x) if key == "step" else to_numpy(x) for key, x in kept.items()}
-    content = {"run": run, "history": history, "param_groups": state["param_groups"], "dropout": model.dropout_state()}
+    tensors |= {f"optimizer.{key}": x for key, x in optimizer.state_dict().items()}
+    content = {"run": run, "history": history, "dropout": model.dropout_state()}
     with new_folder(Path(output_dir) / f"checkpoint-{step}") as folder:
         write_safetensors(folder / "training.safetensors", tensors)
         write_json(folder / "trainer_state.json", content)
@@ -63,13 +61,8 @@ def load_checkpoint(folder: Path, model: Module, optimizer: Optimizer, run: dict
     if different := [key for key in run if content["run"].get(key) != run[key]]:
         raise ValueError(f"{folder} is of another run and cannot be gone on with exactly: other {', '.join(different)}")
     tensors = read_safetensors(folder / "training.safetensors")
-    kept: dict[int, dict[str, Any]] = {}
-    for key in tensors:
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            kept.setdefault(int(i), {})[name] = tensors[key]
     model.set_dropout_state(content["dropout"])
-    optimizer.load_state_dict({"state": kept, "param_groups": content["param_groups"]})
+    optimizer.load_state_dict({key[10:]: x for key, x in tensors.items() if key.startswith("optimizer.")})
     for name, p in model.named_parameters():
         if p.requires_grad:
             p.data[...] = asarray(tensors[f"parameter.{name}"], like=p.data)

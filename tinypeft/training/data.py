@@ -6,7 +6,6 @@
     batch_rows     rows, step number, seed   -> the rows of that step
 """
 
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -32,24 +31,20 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         For each example {"text"} or {"prompt", "completion"}, and "source": its file and line, for messages.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: the file cannot be opened.
         ValueError: another kind of file, no examples in it, or a line that cannot be read: the message names the line.
     """
     path = Path(path)
     if path.suffix not in (".txt", ".jsonl"):
         raise ValueError(f"{path} is neither .txt (one text a line) nor .jsonl (one {_EXPECTED} a line)")
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
     rows = []
     for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
         source = f"{path}, line {number}"
         try:
             if line := raw.decode("utf-8-sig").strip():
                 rows.append((_parse(line) if path.suffix == ".jsonl" else {"text": line}) | {"source": source})
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source}: not UTF-8 text; save the file as UTF-8 ({error})") from error
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}; expected {_EXPECTED}") from error
+        except ValueError as error:  # of the encoding, of JSON, or ours
+            raise ValueError(f"{source}: {error}; expected UTF-8 text, in a .jsonl file {_EXPECTED}") from error
     if not rows:
         raise ValueError(f"{path} holds no examples: it is empty or has blank lines only")
     return rows
@@ -71,8 +66,8 @@ def encode_rows(rows: Sequence[Mapping[str, str]], tokenizer: Any, max_length: i
     """Turn texts into token ids and labels.
 
     A text becomes `bos text eos`, and all but bos is learned; a prompt and its completion become
-    `bos prompt completion eos`, and only the completion and eos are learned. A special token that the tokenizer lacks is
-    left out; before a prompt, bos stands only if the tokenizer itself puts it there, as it will before `generate`.
+    `bos prompt completion eos`, and only the completion and eos are learned. A special token that the tokenizer lacks
+    is left out; before a prompt, bos stands only if the tokenizer itself puts it there, as it will for `generate`.
 
     Args:
         rows: as `read_rows` returns them ("source" may be missing).
@@ -168,13 +163,8 @@ def batch_rows(rows: Sequence[T], batch_size: int, step: int, seed: int) -> list
     no saved position.
     """
     epoch, place = divmod(step, math.ceil(len(rows) / batch_size))
-    order = _epoch_order(len(rows), seed, epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(len(rows))
     return [rows[i] for i in order[place * batch_size:(place + 1) * batch_size]]  # fmt: skip
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
 def train_validation_split(rows: Sequence[T], fraction: float = 0.1, seed: int = 0) -> tuple[list[T], list[T]]:
@@ -184,7 +174,7 @@ def train_validation_split(rows: Sequence[T], fraction: float = 0.1, seed: int =
         ValueError: `fraction` is not between 0 and 1, or there are fewer than two rows.
     """
     if not 0 < fraction < 1 or len(rows) < 2:
-        raise ValueError(f"cannot set {fraction} of {len(rows)} rows aside; expected a share of at least 2 rows, below 1")
+        raise ValueError(f"cannot set {fraction} of {len(rows)} rows aside; expected a share below 1 of at least 2")
     size = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
     aside = set(np.random.default_rng(seed).permutation(len(rows))[:size].tolist())
     return [row for i, row in enumerate(rows) if i not in aside], [row for i, row in enumerate(rows) if i in aside]

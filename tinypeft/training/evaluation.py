@@ -47,8 +47,8 @@ def evaluate(model: Module, rows: Sequence[Row], *, pad_token_id: int, batch_siz
 def bits_per_character(model: Module, texts: Sequence[str], tokenizer: Any, batch_size: int = 256) -> float:
     """Bits that the model needs for each character of `texts`, the end of a text counting as one more character.
 
-    The sum of -log2 p over all tokens of `bos text eos` but bos, divided by the sum of len(text) + 1: comparable between
-    tokenizers. A model that knows nothing but an alphabet needs log2 of its size.
+    The sum of -log2 p over all tokens of `bos text eos` but bos, divided by the sum of len(text) + 1: comparable
+    between tokenizers. A model that knows nothing but an alphabet needs log2 of its size.
 
     Raises:
         ValueError: no texts, characters that the tokenizer does not know, or a tokenizer without bos and eos.

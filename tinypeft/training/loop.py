@@ -249,7 +249,7 @@ def _forward_backward(model: Module, rows: Sequence[Row], size: int, pad_token_i
             total += loss.item()
             _require_finite(total, "the loss", model, step, history)
             loss.backward()
-    _require_finite(total, "the loss", model, step, history, "all labels of the step's rows are -100: leave such rows out")
+    _require_finite(total, "the loss", model, step, history, "all labels of the step are -100: leave such rows out")
     return total
 
 
@@ -260,12 +260,13 @@ def _require_finite(value: float, what: str, model: Module, step: int, history: 
     losses, rate = history.losses, f"{history.learning_rates[-1]:.2g}" if history.steps else ""
     broken = [(name, p.requires_grad) for name, p in model.named_parameters() if not np.isfinite(p.data).all()]
     if broken and losses and broken[0][1]:
-        causes += (f"the learning rate, {rate} at the last update, is too high: it made {broken[0][0]} nan or infinite",)
+        causes += (f"the learning rate, {rate} at the last update, is too high: it made {broken[0][0]} nan or inf",)
     elif broken:
-        causes += (f"corrupt weights: {broken[0][0]} holds nan or infinity that training did not put there",)
-    elif losses:
+        causes += (f"corrupt weights: {broken[0][0]} holds nan or inf that training did not put there",)
+    elif losses and not causes:
         causes += (f"the learning rate, {rate} at the last update, is too high: the losses were {losses[-4:]}",)
     if any(p.dtype == np.float16 for p in model.parameters()):
         causes += ('float16 overflows above 65504: load the model with dtype="float32"',)
     model.zero_grad()
-    raise DivergenceError(f"{what} is {value}", step, [*causes] or ["weights so large that activations overflow"], history)
+    causes = causes or ("weights so large that the activations overflow: is this the right checkpoint?",)
+    raise DivergenceError(f"{what} is {value}", step, [*causes], history)

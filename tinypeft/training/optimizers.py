@@ -57,7 +57,7 @@ class Optimizer:
         if len(set(ids)) < len(ids):
             raise ValueError("a parameter is given twice, and would be updated twice in each step")
         if meta := [p.shape for p in self._params() if not getattr(p.data.flags, "writeable", True)]:
-            raise ValueError(f'parameters (of shapes {meta[:3]}...) have no values to train: they are on the "meta" device')
+            raise ValueError(f'parameters of shapes {meta[:3]}... are on the "meta" device: they have no values to train')
 
     def step(self) -> None:
         """Update each parameter from its `.grad`; one whose `.grad` is None is left alone, decay included."""
@@ -71,33 +71,29 @@ class Optimizer:
         for p in self._params():
             p.grad = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a restart needs, laid out as in torch, where i counts the parameters through all groups.
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """What is remembered of parameter i (counted through all groups), as {"i.name": array}; not copied.
 
-        Returns:
-            {"state": {i: {name: array or count}}, "param_groups": [{"params": [i, ...], and the settings}]}. Arrays are
-            the optimizer's own, not copies.
+        The groups' settings are not among it: they are given anew when an optimizer is made.
         """
-        numbers = {id(p): i for i, p in enumerate(self._params())}
-        groups = [group | {"params": [numbers[id(p)] for p in group["params"]]} for group in self.param_groups]
-        return {"state": {numbers[id(p)]: dict(kept) for p, kept in self.state.items()}, "param_groups": groups}
+        return {f"{i}.{name}": np.asarray(x) if name == "step" else to_numpy(x)
+                for i, p in enumerate(self._params()) for name, x in self.state.get(p, {}).items()}  # fmt: skip
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a copy of what `state_dict` returned, for the same parameters in the same groups.
+    def load_state_dict(self, state_dict: dict[str, np.ndarray]) -> None:
+        """Take over a copy of what the `state_dict` of the same parameters, in the same order, returned.
 
         Raises:
-            ValueError: groups or shapes differ; nothing has been changed.
+            ValueError: it is of another number or of other shapes of parameters; nothing has been changed.
         """
-        here, saved = ([group["params"] for group in d["param_groups"]] for d in (self.state_dict(), state_dict))
-        shapes = {i: p.shape for i, p in enumerate(self._params())}
-        arrays = [(i, x) for i, kept in state_dict["state"].items() for name, x in kept.items() if name != "step"]
-        if here != saved or any(x.shape != shapes[i] for i, x in arrays):
-            raise ValueError(f"the saved optimizer is of other parameters: groups {saved}, here {here} of shapes {shapes}")
-        self.state = {p: {name: int(x) if name == "step" else asarray(np.array(to_numpy(x)), like=p.data)
-                          for name, x in state_dict["state"][i].items()}
-                      for i, p in enumerate(self._params()) if i in state_dict["state"]}  # fmt: skip
-        for group, settings in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            group.update(settings | {"params": group["params"]})
+        params = self._params()
+        state: dict[Tensor, dict[str, Any]] = {}
+        for key, x in state_dict.items():
+            i, name = key.split(".")
+            if int(i) >= len(params) or (name != "step" and x.shape != params[int(i)].shape):
+                raise ValueError(f"the saved optimizer's {key}, of shape {x.shape}, is of no parameter here")
+            p = params[int(i)]
+            state.setdefault(p, {})[name] = int(x) if name == "step" else asarray(np.array(x), like=p.data)
+        self.state = state
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -179,7 +175,7 @@ class AdamW(Optimizer):
         m += (1 - beta1) * (g - m)
         v *= beta2
         v += (1 - beta2) * (g * g)
-        denominator = np.sqrt(v)  # from here on in place: for a large parameter, each new array costs more than its sum
+        denominator = np.sqrt(v)  # then in place: a new array costs more than the arithmetic
         denominator /= math.sqrt(1 - beta2**t)
         denominator += group["eps"]
         p -= lr / (1 - beta1**t) * m / denominator
@@ -188,7 +184,7 @@ class AdamW(Optimizer):
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place and together, so that their common 2-norm is at most `max_norm`.
 
-    As torch.nn.utils.clip_grad_norm_: the factor is max_norm / (norm + 1e-6), at most 1. A norm that is not finite makes
+        denominator = np.sqrt(v)  # then in place, as a new array costs more
     the gradients nan, so look at the returned value before taking a step.
 
     Args:

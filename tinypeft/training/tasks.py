@@ -1,8 +1,8 @@
 """Real data: surnames of the US, which the bundled model was trained on, and of other countries, to adapt it to.
 
-US surnames are the 88,799 of the 1990 Census, in the package `names`; the others are the lists that Faker draws from. All
-are folded to the letters A-Z and a-z, so that one alphabet serves everywhere, and names that also occur in the US list
-are left out, so that nothing that a model is adapted to was seen in pre-training.
+US surnames are the 88,799 of the 1990 Census, in the package `names`; the others are the lists that Faker draws from.
+All are folded to the letters A-Z and a-z, so that one alphabet serves everywhere, and names that also occur in the US
+list are left out, so that nothing that a model is adapted to was seen in pre-training.
 
 Which part a name falls into depends on the name alone (a hash), so it stays there when a list grows.
 """

@@ -1,7 +1,7 @@
 """Curves of a training run.
 
-Colours are Okabe and Ito's (2008, "Color Universal Design"), which colour-blind readers can tell apart; what a colour says,
-a marker or a line style says too.
+Colours are Okabe and Ito's (2008, "Color Universal Design"), which colour-blind readers can tell apart; what a colour
+says, a marker or a line style says too.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def plot_history(history: Curves, title: str = "") -> Figure:
 
     if not history.steps:
         raise ValueError("this history has no steps to plot")
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.8), sharex=True, height_ratios=[3, 1], layout="constrained")
+    figure, (above, below) = plt.subplots(2, sharex=True, figsize=(7, 4.8), height_ratios=[3, 1], layout="constrained")
     blue, vermillion, green = PALETTE["blue"], PALETTE["vermillion"], PALETTE["green"]
     above.plot(history.steps, history.losses, color=blue, linewidth=0.8, alpha=0.35)
     width = max(1, len(history.steps) // 20)
     label = "training" if width == 1 else f"training (mean of {width} steps; thin: every step)"
-    above.plot(history.steps, _running_mean(history.losses, width), color=blue, linewidth=1.8, label=label)
+    above.plot(history.steps, running_mean(history.losses, width), color=blue, linewidth=1.8, label=label)
     if history.eval_steps:
         above.plot(history.eval_steps, history.eval_losses, "o--", color=vermillion, linewidth=1.2, label="validation")
     above.set_ylabel("loss (nats per token)")
@@ -68,7 +68,7 @@ def plot_history(history: Curves, title: str = "") -> Figure:
     return figure
 
 
-def _running_mean(values: Sequence[float], width: int) -> Any:
+def running_mean(values: Sequence[float], width: int) -> Any:
     """Mean of each value and the up to width - 1 before it."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
