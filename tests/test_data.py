@@ -226,7 +226,7 @@ def test_no_rows_are_refused():
 
 
 def test_names_are_folded_to_plain_letters():
-    pairs = {"ŁĄCZYŃSKI": "Laczynski", "Weiß": "Weiss", "Ødegård": "Odegard", "Ægir": "Aegir", "Þórðarson": "Thordarson",
+    pairs = {"ŁĄCZYŃSKI": "Laczynski", "Weiß": "Weiss", "Ødegård": "Odegard", "Ægir": "Aegir", "Þórðar": "Thordar",
              "Yıldız": "Yildiz", "İnan": "Inan", "mcDonald": "Mcdonald", "Đurić": "Duric", "Šimek": "Simek", "Ng": "Ng",
              "O'Brien": None, "De Vries": None, "Kowalska-Nowak": None, "X": None, "A" * 21: None,
              "Иванов": None, "": None}  # fmt: skip

@@ -206,6 +206,13 @@ def test_every_dropout_draws_masks_of_its_own(seed):
     assert len(set(masks.values())) == len(masks)
 
 
+def test_a_new_model_drops_nothing_until_train_is_called():
+    model = AutoModelForCausalLM.from_config({**TINY["gpt2"], **PDROP["gpt2"]})
+    assert not model.training
+    assert np.array_equal(model(IDS).logits.data, model(IDS).logits.data)
+    assert not np.array_equal(model.train()(IDS).logits.data, model(IDS).logits.data)
+
+
 def test_saved_dropout_states_continue_the_streams():
     model = tiny("gpt2", **PDROP["gpt2"]).train(seed=3)
     model(IDS)
@@ -295,6 +302,11 @@ def test_reading_in_pieces_with_a_cache_equals_reading_at_once(family, padded, c
         assert cache.length == end
         start = end
     assert_close(np.concatenate(pieces, axis=1)[real], whole[real], 1e-10)
+
+
+def test_a_call_with_a_cache_records_nothing():
+    """Cached keys and values are constants: gradients through them would be silently incomplete."""
+    assert not tiny("llama")(IDS, labels=IDS, cache=KeyValueCache()).loss.requires_grad
 
 
 def test_a_failed_call_leaves_the_cache_as_it_was():
@@ -630,6 +642,7 @@ BAD_CONFIGS = [
     ("llama", {"head_dim": 3}, "head_dim"),
     ("llama", {"hidden_act": "gegeglu"}, "unknown activation"),
     ("llama", {"rope_parameters": {**ROPE, "rope_type": "yarn"}}, "'yarn' is not supported; supported: default"),
+    ("llama", {"rope_parameters": {**ROPE, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' is not supported"),
     ("llama", {"rope_parameters": {**ROPE, "rope_type": "linear"}}, "factor"),
     ("llama", {"rope_parameters": {**ROPE, "rope_type": "llama3", "factor": 8.0}}, "low_freq_factor|original_max"),

@@ -21,6 +21,7 @@ from tinypeft import (
     PeftConfig,
     PeftModel,
     TaskType,
+    Tensor,
     get_peft_model,
 )
 from tinypeft.files import read_json, read_safetensors, write_json, write_safetensors
@@ -54,7 +55,8 @@ def logits(model: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "tag", "tol", "grad_tol"), [("float64", "f64", 1e-10, 1e-10), ("float32", "f32", 1e-5, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tag", "tol", "grad_tol"),
+                         [("float64", "f64", 1e-10, 1e-10), ("float32", "f32", 1e-5, 1e-4)])
 def test_saved_adapters_of_peft_give_its_values(case, dtype, tag, tol, grad_tol):
     expected = np.load(GOLDEN / "adapters" / case / "golden.npz")
     model = base(case.split("_")[0], dtype)
@@ -83,7 +85,7 @@ def test_what_we_save_is_what_peft_saved(case, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PeftModel.from_pretrained(base(case.split("_")[0], "float32"), folder).save_pretrained(tmp_path)
-    ours, theirs = read_safetensors(tmp_path / "adapter_model.safetensors"), read_safetensors(folder / "adapter_model.safetensors")
+    ours, theirs = (read_safetensors(path / "adapter_model.safetensors") for path in (tmp_path, folder))
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key], value)
@@ -200,8 +202,6 @@ def test_dropout_touches_the_lora_branch_only():
     """With B = 0 nothing is random; with B != 0 the frozen path stays whole, so the mean over masks is the plain output."""
     peft_model = get_peft_model(base("llama"), LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj"]))
     layer = peft_model.get_base_model().model.layers[0].self_attn.q_proj
-    from tinypeft import Tensor
-
     x = Tensor(np.random.default_rng(0).standard_normal((1, 1, 32)))
     plain = layer.base_layer(x).data
     peft_model.train(seed=3)
@@ -261,9 +261,7 @@ TARGETS = [  # target_modules, options, the number of modules it names in the tw
 @pytest.mark.parametrize(("kind", "target_modules", "options", "count"), TARGETS)
 def test_target_modules_follow_the_rules_of_peft(kind, target_modules, options, count):
     config = LoraConfig(target_modules=target_modules, **options)
-    model = base(kind)
-    kinds = config.layer.wraps
-    assert len(find_targets(model, config, kinds, config.default_targets)) == count
+    assert len(find_targets(base(kind), config)) == count
 
 
 BAD_CONFIGS = [

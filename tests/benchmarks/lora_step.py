@@ -90,7 +90,7 @@ def torch_step(size: str) -> Any:
     from torch import nn
 
     torch.set_num_threads(1)
-    layers, d, heads, vocabulary, T, _, _ = SIZES[size]
+    layers, d, heads, vocabulary, *_ = SIZES[size]
     state, ids = {name: torch.from_numpy(array) for name, array in weights(size).items()}, torch.from_numpy(batch(size))
 
     def linear(name: str) -> nn.Linear:
@@ -189,7 +189,6 @@ def race(size: str, rounds: int) -> dict[str, dict[str, float]]:
         process = subprocess.Popen([sys.executable, __file__, "--work", peer, size], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, text=True, env=environment)
         os.sched_setaffinity(process.pid, {core})
-        assert process.stdin and process.stdout
         losses[peer] = json.loads(process.stdout.readline())
         processes[peer] = process
     first, second = losses.values()
@@ -199,7 +198,6 @@ def race(size: str, rounds: int) -> dict[str, dict[str, float]]:
     peak: dict[str, float] = {}
     for _ in range(rounds):
         for peer, process in processes.items():
-            assert process.stdin and process.stdout
             print(SIZES[size][-1], file=process.stdin, flush=True)
             new, peak[peer] = json.loads(process.stdout.readline())
             seconds[peer] += new

@@ -79,18 +79,21 @@ def table(rows: list[dict[str, float]]) -> str:
 
 def card(rows: list[dict[str, float]], parameters: int, trainable: int) -> str:
     us, polish = us_surnames(), surnames("polish")
+    steps, batch, rate, _ = PRETRAINING.values()
+    tuning_steps, tuning_batch = ADAPTATION.values()
+    share = trainable / (parameters + trainable)
     return f"""# tinypeft/surnames
 
-A character-level language model of US surnames: a Llama of {parameters:,} float32 parameters (4 layers of width 96, 4 query and
-2 key heads, biases, tied head), trained by this project on {len(us.train):,} of the 88,799 surnames of the 1990 US Census (public
-domain; from the Python package `names` 0.3.0, MIT), folded to A-Z and a-z. The folder is in Hugging Face's format and loads
-in transformers' `LlamaForCausalLM`. Same licence as tinypeft.
+A character-level language model of US surnames: a Llama of {parameters:,} float32 parameters (4 layers of width 96, 4
+query and 2 key heads, biases, tied head), trained by this project on {len(us.train):,} of the 88,799 surnames of the
+1990 US Census (public domain; from the Python package `names` 0.3.0, MIT), folded to A-Z and a-z. The folder is in
+Hugging Face's format and loads in transformers' `LlamaForCausalLM`. Same licence as tinypeft.
 
     python tests/benchmarks/surnames.py --write        # trains it again; seed {rows[0]["seed"]:.0f} is the one that is here
 
-{PRETRAINING["max_steps"]:,} steps of {PRETRAINING["per_device_train_batch_size"]} names, AdamW, learning rate {PRETRAINING["learning_rate"]}, cosine, warm-up of {SHARED["warmup_steps"]} steps.
-Adapting to Polish surnames (Faker's list, US names left out): {len(polish.train):,} names, {ADAPTATION["max_steps"]} steps of {ADAPTATION["per_device_train_batch_size"]}.
-LoRA: r=8, alpha=16, all linear layers, {trainable:,} trainable parameters ({trainable / (parameters + trainable):.1%}).
+{steps:,} steps of {batch} names, AdamW, learning rate {rate}, cosine, warm-up of {SHARED["warmup_steps"]} steps.
+Adapting to Polish surnames (Faker's list, US names left out): {len(polish.train):,} names, {tuning_steps} steps of
+{tuning_batch}. LoRA: r=8, alpha=16, all linear layers, {trainable:,} trainable parameters ({share:.1%}).
 
 Bits per character (end of name included) on {len(us.test):,} US and {len(polish.test)} Polish test names:
 

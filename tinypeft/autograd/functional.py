@@ -1,8 +1,8 @@
 """The larger operations of a transformer: of the size at which a person thinks and a CPU is fast.
 
-Written as in ops.py, value and vjp side by side; the names are those of torch.nn.functional. Buffers that an operation has made itself are
-changed in place: on a CPU, moving memory costs as much as computing. Shapes: B batch, T time (queries), S time (keys),
-d width, h heads, N rows, V vocabulary; `...` any leading axes.
+Written as in ops.py, value and vjp side by side; the names are those of torch.nn.functional. Buffers that an operation has
+made itself are changed in place: on a CPU, moving memory costs as much as computing. Shapes: B batch, T time (queries),
+S time (keys), d width, h heads, N rows, V vocabulary; `...` any leading axes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from tinypeft.autograd.checkpoint import uses_generator
 from tinypeft.autograd.tensor import Value, op
 from tinypeft.backend import Array, asarray
+
 
 @op
 def gelu(x: Array, *, needs: tuple[bool, ...]) -> Value:

@@ -76,8 +76,9 @@ class Tensor:
             raise RuntimeError("backward() of a tensor that requires no gradient: all is frozen here, or under no_grad()")
         if grad is None and self.size == 1:
             grad = np.ones_like(self.data)
-        if grad is None or np.shape(grad) != self.shape:
-            raise ValueError(f"a tensor of shape {self.shape} needs a cotangent of that shape, got {np.shape(grad) or None}")
+        if grad is None or grad.shape != self.shape:
+            given = None if grad is None else grad.shape
+            raise ValueError(f"a tensor of shape {self.shape} needs a cotangent of that shape, got {given}")
         if self.node is None:
             _deliver(self, self.shape, self.dtype, grad, shared=True)
         else:
@@ -85,11 +86,11 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape  # type: ignore[no-any-return]
+        return self.data.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return self.data.dtype  # type: ignore[no-any-return]
+        return self.data.dtype
 
     @property
     def ndim(self) -> int:
@@ -109,7 +110,7 @@ class Tensor:
 
     def item(self) -> float:
         """The value of a tensor of one number."""
-        return self.data.item()  # type: ignore[no-any-return]
+        return self.data.item()
 
     def detach(self) -> Tensor:
         """The same values, cut off from the graph."""

@@ -18,7 +18,7 @@ from tinypeft import AutoModelForCausalLM, AutoTokenizer, LoraConfig, PeftModel,
 from tinypeft.backend import one_blas_thread
 from tinypeft.peft.lora import __file__ as lora_file
 from tinypeft.training import TrainingArguments, bits_per_character, encode_rows, surnames, train, us_surnames
-from tinypeft.viz import plot_adaptation
+from tinypeft.viz.tour import plot_adaptation
 
 BASE = "tinypeft/surnames"
 LORA_RATE, FULL_RATE = 1e-2, 2e-3  # LoRA wants a larger step: B starts at zero
@@ -57,7 +57,7 @@ def run_tour(out: Path, *, steps: int = 300, seed: int = 0) -> Tour:
 def _tour(out: Path, steps: int, seed: int) -> Tour:
     started = time.perf_counter()
     say = partial(Console(width=WIDTH, highlight=False).print, soft_wrap=True)
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
     base = AutoModelForCausalLM.from_pretrained(BASE)
     us, polish = us_surnames(), surnames("polish")
     size = sum(parameter.size for parameter in base.parameters())
@@ -70,15 +70,15 @@ def _tour(out: Path, steps: int, seed: int) -> Tour:
         f"   surnames of the United States ({total:,} of them, 1990 Census). It invents:\n")
     say(f"   {_samples(base, tokenizer, seed)}\n")
     us_before, polish_before = bits(base, us.test), bits(base, polish.test)
-    say(f"   It needs {us_before:.2f} bits for a character of a US name that it has not seen, and {polish_before:.2f} for one of\n"
-        f"   a Polish name. It is to learn Polish, from {len(polish.train):,} names.\n")
+    say(f"   It needs {us_before:.2f} bits for a character of a US name that it has not seen, and {polish_before:.2f} for\n"
+        f"   one of a Polish name. It is to learn Polish, from {len(polish.train):,} names.\n")
 
     say("[bold]2. LoRA[/]  Freeze the base; beside each linear layer put two thin matrices, W = W0 + (alpha/r) B A:\n")
     full = copy.deepcopy(base)
     weights = {name: array.copy() for name, array in base.state_dict().items()}
     ids = np.array([tokenizer.encode(polish.test[0])])
     before = base(ids).logits.data
-    lora = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"), seed=seed)
+    lora = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"), seed=seed)
     trainable, _ = lora.get_nb_trainable_parameters()
     print("   ", end="")
     lora.print_trainable_parameters()

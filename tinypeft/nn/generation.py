@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from tinypeft.nn.causal_lm import CausalLM
 
 
-def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max_new_tokens: int = 20, do_sample: bool = False,
-             temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, seed: int = 0,
-             eos_token_id: int | list[int] | None = None, pad_token_id: int | None = None, use_cache: bool = True) -> np.ndarray:
+def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max_new_tokens: int = 20,
+             do_sample: bool = False, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
+             seed: int = 0, eos_token_id: int | list[int] | None = None, pad_token_id: int | None = None,
+             use_cache: bool = True) -> np.ndarray:
     """Continue each row of `input_ids`.
 
     Args:
@@ -40,7 +41,8 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     """
     _check_options(do_sample, temperature, top_k, top_p, max_new_tokens)
     config = model.config
-    ends = np.ravel([x for x in (eos_token_id, config.eos_token_id, -1) if x is not None][0])  # Llama 3 has several
+    eos = config.eos_token_id if eos_token_id is None else eos_token_id
+    ends = np.ravel(-1 if eos is None else eos)  # Llama 3 has several
     pad = next((x for x in (pad_token_id, config.pad_token_id) if x is not None), max(ends[0], 0))
     ids = to_numpy(as_ids(input_ids, next(model.parameters())))
     if ids.ndim != 2 or 0 in ids.shape:

@@ -31,7 +31,7 @@ class LlamaConfig(Config):
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     hidden_act: str = "silu"
-    max_position_embeddings: int = 2048  # type: ignore[assignment]
+    max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     rope_parameters: dict[str, Any] = field(default_factory=lambda: {"rope_theta": 10000.0, "rope_type": "default"})
     attention_bias: bool = False
@@ -76,7 +76,8 @@ class LlamaAttention(Module):
     """Grouped-query attention with rotated queries and keys."""
 
     def __init__(self, config: LlamaConfig, layer: int):
-        assert config.head_dim is not None and config.num_key_value_heads is not None
+        assert config.head_dim is not None  # filled in by the config, as is the next
+        assert config.num_key_value_heads is not None
         self.layer, self.head_dim = layer, config.head_dim
         width, kv_width = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.q_proj = Linear(config.hidden_size, width, config.attention_bias)

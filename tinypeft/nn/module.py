@@ -119,10 +119,11 @@ class Module:
             seed: each dropout starts a new random stream, drawn from (seed, its name). Without one, streams go on where
                 they were, and those that have not begun are those of seed 0.
         """
-        for name, module in self.named_modules():
+        for module in self.modules():
             module.training = mode
-            if hasattr(module, "generator") and (seed is not None or (mode and module.generator is None)):
-                module.generator = generator(seed or 0, "dropout", name)
+        for name, dropout in self._dropouts():
+            if seed is not None or (mode and dropout.generator is None):
+                dropout.generator = generator(seed or 0, "dropout", name)
         return self
 
     def eval(self) -> Self:
@@ -130,17 +131,18 @@ class Module:
 
     def dropout_state(self) -> dict[str, Any]:
         """The states of the random streams that dropout draws from, as JSON values."""
-        return {name: module.generator.bit_generator.state for name, module in self.named_modules()
-                if getattr(module, "generator", None) is not None}
+        return {name: dropout.generator.bit_generator.state for name, dropout in self._dropouts() if dropout.generator}
 
     def set_dropout_state(self, state: Mapping[str, Any]) -> None:
         """Continue the random streams from where `dropout_state` found them."""
-        found = {name: module for name, module in self.named_modules()
-                 if getattr(module, "generator", None) is not None}
+        found = {name: dropout for name, dropout in self._dropouts() if dropout.generator}
         if found.keys() != state.keys():
             raise ValueError(f"dropout states are for the modules {sorted(state)}, this model has {sorted(found)}")
-        for name, module in found.items():
-            module.generator.bit_generator.state = state[name]  # type: ignore[attr-defined]
+        for name, dropout in found.items():
+            dropout.generator.bit_generator.state = state[name]
+
+    def _dropouts(self) -> Iterator[tuple[str, Any]]:
+        return ((name, module) for name, module in self.named_modules() if hasattr(module, "generator"))
 
     def to(self, dtype: Any) -> Self:
         """Convert every parameter to float16, float32 or float64."""

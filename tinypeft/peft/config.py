@@ -43,8 +43,6 @@ class PeftConfig:
     inference_mode: bool = False
 
     peft_type: ClassVar[str]
-    layer: ClassVar[type[AdapterLayer]]  # what a target module is wrapped in
-    default_targets: ClassVar[dict[str, list[str]]] = {}  # model type -> target_modules
     unsupported: ClassVar[dict[str, Any]] = {}  # peft's keys that we lack, with the only value accepted
 
     def __post_init__(self) -> None:
@@ -97,6 +95,31 @@ class PeftConfig:
             raise ValueError(f"{Path(folder) / CONFIG_NAME}: peft_type {kind!r} is not implemented; known: "
                              f"{', '.join(METHODS)}")
         return METHODS[kind].from_dict(values)
+
+
+@dataclass
+class TargetedConfig(PeftConfig):
+    """The arguments of the methods that wrap some of the model's modules (see targets.py).
+
+    Args:
+        target_modules: names, a regular expression, "all-linear", or None for the model's default.
+        exclude_modules, layers_to_transform, layers_pattern: narrow target_modules down.
+    """
+
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: str | list[str] | None = None
+
+    layer: ClassVar[type[AdapterLayer]]  # what a target module is wrapped in
+    default_targets: ClassVar[dict[str, list[str]]]  # model type -> target_modules
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_modules is not None and not isinstance(self.target_modules, str):
+            if not isinstance(self.target_modules, list | set | tuple):
+                raise ValueError(f"target_modules must be a list of names or a string, got {self.target_modules!r}")
+            self.target_modules = list(self.target_modules)
 
 
 METHODS: dict[str, type[PeftConfig]] = {}

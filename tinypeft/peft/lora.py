@@ -19,7 +19,7 @@ from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
 from tinypeft.nn import Conv1D, Dropout, Linear, Module
 from tinypeft.nn.module import generator
-from tinypeft.peft.config import PeftConfig, method
+from tinypeft.peft.config import TargetedConfig, method
 from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.targets import pattern_value
 
@@ -49,8 +49,10 @@ class LoraLayer(AdapterLayer):
         if not base.weight.is_meta:
             dtype = base.weight.dtype if base.weight.dtype == np.float64 else np.dtype(np.float32)
             bound = base.in_features**-0.5
-            A.weight.data = generator(seed, adapter_name, f"{path}.lora_A").uniform(-bound, bound, A.weight.shape).astype(dtype)
+            random = generator(seed, adapter_name, f"{path}.lora_A")
+            A.weight.data = random.uniform(-bound, bound, A.weight.shape).astype(dtype)
             B.weight.data = np.zeros(B.weight.shape, dtype)
+        config.fan_in_fan_out = isinstance(base, Conv1D)
         self.lora_A[adapter_name], self.lora_B[adapter_name] = A, B
         self.lora_dropout[adapter_name] = Dropout(config.lora_dropout)
         self.lora_scaling[adapter_name] = alpha / (r**0.5 if config.use_rslora else r)
@@ -64,35 +66,30 @@ class LoraLayer(AdapterLayer):
 
     def delta_weight(self, adapter_name: str) -> Array:
         """(alpha / r) B A, (out, in), or transposed for a Conv1D, which stores (in, out)."""
-        delta = self.lora_scaling[adapter_name] * (self.lora_B[adapter_name].weight.data @ self.lora_A[adapter_name].weight.data)
+        A, B = self.lora_A[adapter_name].weight.data, self.lora_B[adapter_name].weight.data
+        delta = self.lora_scaling[adapter_name] * (B @ A)
         return delta.T if isinstance(self.base_layer, Conv1D) else delta
 
 
 @method
 @dataclass
-class LoraConfig(PeftConfig):
-    """Arguments, names and defaults of peft's LoraConfig.
+class LoraConfig(TargetedConfig):
+    """Arguments, names and defaults of peft's LoraConfig; those that name modules are TargetedConfig's.
 
     Args:
         r: the rank, at least 1.
-        target_modules: names, a regular expression, "all-linear", or None for the model's default (see targets.py).
         lora_alpha: the update is scaled by lora_alpha / r.
         lora_dropout: dropout on the input of A (the frozen path sees the input whole).
         fan_in_fan_out: whether the weights are stored (in, out), as Conv1D does; set from the modules.
         use_rslora: scale by lora_alpha / sqrt(r).
-        exclude_modules, layers_to_transform, layers_pattern: narrow target_modules down.
         rank_pattern, alpha_pattern: other ranks and alphas for modules whose names end in a pattern.
     """
 
     r: int = 8
-    target_modules: str | list[str] | None = None
-    exclude_modules: str | list[str] | None = None
     lora_alpha: float = 8
     lora_dropout: float = 0.0
     fan_in_fan_out: bool = False
     use_rslora: bool = False
-    layers_to_transform: int | list[int] | None = None
-    layers_pattern: str | list[str] | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
 
@@ -118,7 +115,3 @@ class LoraConfig(PeftConfig):
                 raise ValueError(f"LoraConfig: lora_alpha must be a positive number, got {name}={alpha!r}")
         if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"LoraConfig: lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
-        if isinstance(self.target_modules, set | tuple):
-            self.target_modules = sorted(self.target_modules)
-        if self.target_modules is not None and not isinstance(self.target_modules, str | list):
-            raise ValueError(f"LoraConfig: target_modules must be a list of names or a string, got {self.target_modules!r}")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from tinypeft.files import read_safetensors, write_safetensors
-from tinypeft.nn import CausalLM, Conv1D, Module, Parameter
+from tinypeft.nn import CausalLM, Module, Parameter
 from tinypeft.nn.module import check_state
-from tinypeft.peft.config import PeftConfig
+from tinypeft.peft.config import PeftConfig, TargetedConfig
 from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.targets import find_targets
 
@@ -98,8 +98,9 @@ class PeftModel(Module):
         if not re.fullmatch(r"[^./\\\s]+", adapter_name):
             raise ValueError(f"an adapter's name becomes part of parameter and folder names: {adapter_name!r} may not be "
                              "empty or hold dots, slashes or spaces")
+        assert isinstance(peft_config, TargetedConfig)  # as all methods' are so far
         model, kind = self.base_model.model, peft_config.layer
-        paths = find_targets(model, peft_config, (*kind.wraps, kind), peft_config.default_targets, strict=_strict)
+        paths = find_targets(model, peft_config, strict=_strict)
         layers = {path: layer if isinstance(layer := model.get_submodule(path), kind) else kind(layer) for path in paths}
         try:
             for path, layer in layers.items():
@@ -110,8 +111,6 @@ class PeftModel(Module):
             raise
         for path, layer in layers.items():
             model.set_submodule(path, layer)
-        if any(isinstance(layer.base_layer, Conv1D) for layer in layers.values()):
-            peft_config.fan_in_fan_out = True
         peft_config.base_model_name_or_path = peft_config.base_model_name_or_path or model.name_or_path
         self.peft_config[adapter_name] = peft_config
         self._train_only(self.active_adapters)

@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from tinypeft.nn import CausalLM, Conv1D, Linear, Module
+from tinypeft.nn import CausalLM, Conv1D, Linear
 from tinypeft.nn.module import near, some
+from tinypeft.peft.config import TargetedConfig
 
 
-class Targeting(Protocol):
-    """The part of a config that names modules."""
-
-    target_modules: str | list[str] | None
-    exclude_modules: str | list[str] | None
-    layers_to_transform: int | list[int] | None
-    layers_pattern: str | list[str] | None
-
-
-def find_targets(model: CausalLM, config: Targeting, wraps: tuple[type[Module], ...], defaults: dict[str, list[str]],
-                 strict: bool = True) -> list[str]:
+def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -> list[str]:
     """The dotted names of the modules to adapt, in the model's order.
 
     target_modules is a list of names (a module matches if its name is one of them or ends in "." and one of them), a regular
-    expression for the whole name, "all-linear" (every linear layer but the head), or None (`defaults` for the model type).
+    expression for the whole name, "all-linear" (every linear layer but the head), or None (the config's default for the
+    model type).
 
     Args:
-        wraps: the kinds of module that can be adapted.
         strict: an entry that matches nothing is an error. (peft overlooks it, and trains less than was asked for.)
 
     Raises:
         ValueError: nothing matches, an entry matches nothing, or a match cannot be adapted. Near names are listed.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    modules = {name: module for name, module in model.named_modules() if name and "base_layer" not in name}
+    linear, wraps = (Linear, Conv1D, config.layer), (*config.layer.wraps, config.layer)
     wanted = config.target_modules
     if wanted is None:
-        wanted = defaults.get(model.config.model_type)
+        wanted = config.default_targets.get(model.config.model_type)
         if wanted is None:
             raise ValueError(f"there are no default target_modules for model type {model.config.model_type!r}: name some")
     found: list[str]
     if wanted == "all-linear":
-        found = [name for name, module in modules.items() if isinstance(module, Linear | Conv1D) and module is not model.lm_head]
+        found = [name for name, module in modules.items() if isinstance(module, linear) and module is not model.lm_head]
     else:
         found = [name for name in modules if matches(name, wanted)]
     found = [name for name in found if not (config.exclude_modules and matches(name, config.exclude_modules))]
@@ -55,15 +47,16 @@ def find_targets(model: CausalLM, config: Targeting, wraps: tuple[type[Module], 
                          f"{_suggest(idle or entries, adaptable)}")
     wrong = [name for name in found if name not in adaptable]
     if wrong:
+        kinds = ", ".join(kind.__name__ for kind in config.layer.wraps)
         raise ValueError(f"target_modules {entries} match {some(wrong)}, of type {type(modules[wrong[0]]).__name__}; only "
-                         f"{', '.join(kind.__name__ for kind in wraps)} can be adapted. {_suggest(entries, adaptable)}")
+                         f"{kinds} can be adapted. {_suggest(entries, adaptable)}")
     return found
 
 
 def matches(name: str, patterns: str | Sequence[str]) -> bool:
     """Whether a dotted name is meant: by a regular expression for all of it, or by one of several endings.
 
-    >>> matches("h.0.attn.c_proj", ["c_proj"]), matches("h.0.mlp.c_proj", ["attn.c_proj"]), matches("h.0.x", r"h\\.\\d\\..*")
+    >>> matches("h.0.attn.c_proj", ["c_proj"]), matches("h.0.mlp.c_proj", ["attn.c_proj"]), matches("h.0.mlp", ".*mlp")
     (True, False, True)
     """
     if isinstance(patterns, str):

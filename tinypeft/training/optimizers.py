@@ -184,7 +184,7 @@ class AdamW(Optimizer):
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place and together, so that their common 2-norm is at most `max_norm`.
 
-        denominator = np.sqrt(v)  # then in place, as a new array costs more
+    As torch.nn.utils.clip_grad_norm_: the factor is max_norm / (norm + 1e-6), at most 1. A norm that is not finite makes
     the gradients nan, so look at the returned value before taking a step.
 
     Args:

@@ -34,9 +34,9 @@ def plot_adaptation(losses: Mapping[str, Sequence[float]], before: float, after:
     bars = {"before": before, **after}
     right.bar(list(bars), list(bars.values()), color=["0.7", *(colours[method] for method in after)], width=0.6)
     for place, value in enumerate(bars.values()):
-        right.text(place, value + 0.03, f"{value:.2f}", ha="center")
+        right.text(place, value + 0.05, f"{value:.2f}", ha="center")
     right.set_ylabel("bits per character, Polish test names")
-    right.set_ylim(2, max(bars.values()) + 0.25)
+    right.set_ylim(0, max(bars.values()) + 0.35)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
