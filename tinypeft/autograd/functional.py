@@ -44,7 +44,8 @@ def gelu_exact(x: Array, *, needs: tuple[bool, ...]) -> Value:
 @op
 def silu(x: Array, *, needs: tuple[bool, ...]) -> Value:
     """x sigmoid(x), also called swish; dy/dx = s + y (1 - s) with s = sigmoid(x)."""
-    s = 0.5 * np.tanh(0.5 * x) + 0.5
+    with np.errstate(over="ignore"):  # exp may reach infinity, and s then 0, as it should
+        s = 1 / (1 + np.exp(-x))
     y = x * s
     slope = s + y * (1 - s) if needs[0] else None
     return y, lambda g, needs: (g * slope,)
@@ -99,8 +100,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[b
 def embedding(weight: Array, ids: Array) -> Value:
     """Rows of a table.  weight (V, d), ids integers of any shape (...) -> (..., d)."""
     if ids.size and not 0 <= ids.min() <= ids.max() < len(weight):
-        raise ValueError(f"token ids run from {ids.min()} to {ids.max()}, but the table has {len(weight)} rows: does the "
-                         "tokenizer belong to this model?")
+        raise ValueError(f"token ids run from {ids.min()} to {ids.max()}, but the table has {len(weight)} rows: wrong tokenizer?")
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array]:
         dw = np.zeros_like(weight)
@@ -184,7 +184,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, drop: 
     """softmax(q k^T / sqrt(d) + causal mask) v, with grouped queries (Vaswani et al. 2017, 1706.03762; 2305.13245).
 
     Query t of T sees the keys 0 ... S - T + t, so that cached keys (S > T) are seen by all. A query that may see nothing
-    (padding) looks at all keys alike, as in transformers.
+    (padding) looks at all keys alike, as in transformers' eager attention.
 
     Args:
         q: (B, T, h, d); k, v: (B, S, h_kv, d) with h a multiple of h_kv; query head i reads key head i // (h / h_kv).

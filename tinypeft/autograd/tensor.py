@@ -77,8 +77,7 @@ class Tensor:
         if grad is None and self.size == 1:
             grad = np.ones_like(self.data)
         if grad is None or grad.shape != self.shape:
-            given = None if grad is None else grad.shape
-            raise ValueError(f"a tensor of shape {self.shape} needs a cotangent of that shape, got {given}")
+            raise ValueError(f"a tensor of shape {self.shape} needs a cotangent like it, got {getattr(grad, 'shape', None)}")
         if self.node is None:
             _deliver(self, self.shape, self.dtype, grad, shared=True)
         else:

@@ -12,6 +12,7 @@ from tinypeft.files import read_checkpoint, read_json
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.nn import CausalLM, Config, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+# model_type in config.json -> its config and model
 FAMILIES: dict[str, tuple[type[Config], type[CausalLM]]] = {
     "gpt2": (GPT2Config, GPT2LMHeadModel),
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -52,7 +53,7 @@ class AutoModelForCausalLM:
 
     @staticmethod
     def from_config(config: Config | dict[str, Any], *, device: str = "cpu", dtype: Any = "float32", seed: int = 0) -> CausalLM:
-        """A new model, untrained.
+        """A new model, untrained, in eval mode until `train()` is called.
 
         Args:
             config: a GPT2Config or LlamaConfig, or the content of a config.json.
@@ -69,7 +70,7 @@ class AutoModelForCausalLM:
             config = AutoConfig.from_dict(config)
         model = FAMILIES[config.model_type][1](config)  # type: ignore[call-arg]
         model.to(dtype)
-        return model if device == "meta" else model.init_weights(seed, config.initializer_range)  # type: ignore[attr-defined]
+        return model if device == "meta" else model.init_weights(seed, config.initializer_range)
 
 
 class AutoConfig:

@@ -26,6 +26,8 @@ class KeyValueCache:
         end = self.length + k.shape[1]
         new = [k.data, v.data]
         buffers = self._buffers.get(layer)
+        if buffers is not None and len(buffers[0]) != k.shape[0]:
+            raise ValueError(f"the cache holds {len(buffers[0])} rows, the new tokens are for {k.shape[0]}")
         if buffers is None or buffers[0].shape[1] < end:
             grown = [np.empty_like(x, shape=(x.shape[0], 2 * end, *x.shape[2:])) for x in new]
             for old, buffer in zip(buffers or [], grown, strict=False):
@@ -34,6 +36,13 @@ class KeyValueCache:
         for buffer, x in zip(buffers, new, strict=True):
             buffer[:, self.length:end] = x
         return Tensor(buffers[0][:, :end]), Tensor(buffers[1][:, :end])
+
+
+ROPE_TYPES = {  # rope_type -> the numbers that it needs besides rope_theta
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 
 
 def inverse_frequencies(head_dim: int, rope: dict[str, Any]) -> np.ndarray:
@@ -46,12 +55,11 @@ def inverse_frequencies(head_dim: int, rope: dict[str, Any]) -> np.ndarray:
         ValueError: another rope_type, or a number is missing.
     """
     kind = rope.get("rope_type", "default")
-    needed = {"default": (), "linear": ("factor",), "llama3": _LLAMA3}.get(kind)
-    if needed is None:
-        raise ValueError(f"rope_type {kind!r} is not supported; supported: default, linear, llama3")
+    if kind not in ROPE_TYPES:
+        raise ValueError(f"rope_type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
     if rope.get("partial_rotary_factor", 1) != 1:
         raise ValueError(f"partial_rotary_factor {rope['partial_rotary_factor']} is not supported: all features are rotated")
-    if missing := [key for key in ("rope_theta", *needed) if not isinstance(rope.get(key), int | float)]:
+    if missing := [key for key in ("rope_theta", *ROPE_TYPES[kind]) if not isinstance(rope.get(key), int | float)]:
         raise ValueError(f"rope_parameters {rope}: {', '.join(missing)} must be given, as numbers")
     frequencies = 1.0 / rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
     if kind == "linear":
@@ -62,9 +70,6 @@ def inverse_frequencies(head_dim: int, rope: dict[str, Any]) -> np.ndarray:
         smooth = np.clip((turns - low) / (high - low), 0, 1)
         return frequencies * (smooth + (1 - smooth) / rope["factor"])
     return frequencies
-
-
-_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def rotary_tables(frequencies: np.ndarray, positions: Array, like: Tensor) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,12 +16,20 @@ from tinypeft.files import write_json, write_safetensors
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.nn.generation import generate
 from tinypeft.nn.layers import Linear, as_ids
-from tinypeft.nn.module import Module
+from tinypeft.nn.module import Module, refuse_meta
 
 
 @dataclass
 class Config:
     """A model's shape, with the keys of Hugging Face's config.json; keys that we have no use for are kept and written back."""
+
+    vocab_size: int = 0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
@@ -41,21 +49,20 @@ class Config:
         for key, only in cls.unsupported.items():
             if values.get(key, only) != only:
                 raise ValueError(f"config.json says {key}={values[key]!r}; for {cls.model_type} only {only!r} is implemented")
-        known = {field.name for field in fields(cls)}
-        config = cls(**{key: value for key, value in values.items() if key in known})
-        config.extra = {key: value for key, value in values.items() if key not in known}  # type: ignore[attr-defined]
-        return config
+        known = {field.name for field in fields(cls)} - {"extra"}
+        return cls(**{key: value for key, value in values.items() if key in known},
+                   extra={key: value for key, value in values.items() if key not in known})
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extra"}
         named = {"model_type": self.model_type, "architectures": [self.architecture]}
-        return dict(sorted({**getattr(self, "extra", {}), **own, **named}.items()))
+        return dict(sorted({**self.extra, **own, **named}.items()))
 
     def check_sizes(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be a positive integer, got {value!r}")
 
     def check_multiple(self, name: str, of: str) -> None:
@@ -76,7 +83,7 @@ class CausalLMOutput:
 class CausalLM(Module):
     """A decoder-only language model: a body that turns ids into hidden states, and a head that turns those into logits."""
 
-    config: Any
+    config: Config
     lm_head: Linear
     name_or_path: str | None = None  # where it was loaded from
     body_name: ClassVar[str]  # the attribute that holds the body; Hugging Face's base_model_prefix
@@ -99,38 +106,49 @@ class CausalLM(Module):
             RuntimeError: the model is on the meta device.
         """
         table = next(self.parameters())
-        if table.is_meta:
-            raise RuntimeError("this model has shapes but no values (device='meta'): it can be counted, not run. "
-                               "Load it with from_pretrained, or build it with from_config without device='meta'")
+        refuse_meta([table], "it can be counted, not run. Load it with from_pretrained, or build it without device='meta'")
         ids = as_ids(input_ids, table)
-        if ids.ndim != 2 or 0 in ids.shape:
-            raise ValueError(f"input_ids must have shape (batch, time), neither of them 0; got {ids.shape}")
-        (B, T), past, positions = ids.shape, cache.length if cache is not None else 0, self.config.max_position_embeddings
-        if past + T > positions:
-            raise ValueError(f"a sequence of {past + T} tokens is longer than the model's {positions} positions; shorten it")
-        mask = None if attention_mask is None else asarray(attention_mask, like=table.data).astype(bool)
-        if mask is not None and mask.shape != (B, past + T):
-            raise ValueError(f"attention_mask has shape {mask.shape}, expected {(B, past + T)}")
-        mask = None if mask is None or mask.all() else mask
-        where = as_ids(np.arange(past, past + T)[None] if position_ids is None else position_ids, table, "position_ids")
-        if where.shape not in ((B, T), (1, T)):
-            raise ValueError(f"position_ids have shape {where.shape}, expected {(B, T)} or {(1, T)}")
-        if where.min() < 0 or where.max() >= positions:
-            raise ValueError(f"position_ids run from {where.min()} to {where.max()}, the model has positions 0 to "
-                             f"{positions - 1}")
-        targets = None if labels is None else self._targets(as_ids(labels, table, "labels"), ids.shape)
+        past = cache.length if cache is not None else 0
+        mask = self._check_mask(attention_mask, ids, past)
+        positions = self._check_positions(position_ids, ids, past)
+        targets = None if labels is None else self._check_labels(labels, ids)
         with nullcontext() if cache is None else no_grad():  # cached keys are constants: their gradients would be missing
-            states: list[Tensor] = getattr(self, self.body_name)(ids, mask, where, cache)
-            logits = self.lm_head(states[-1])
+            states: list[Tensor] = getattr(self, self.body_name)(ids, mask, positions, cache)
+            logits = self.lm_head(states[-1])  # (B, T, d) -> (B, T, V)
             loss = None if targets is None else F.cross_entropy(logits, targets)
         if cache is not None:
-            cache.length = past + T
+            cache.length = past + ids.shape[1]
         return CausalLMOutput(logits, loss, tuple(states) if output_hidden_states else None)
 
-    def _targets(self, labels: Array, shape: tuple[int, ...]) -> Array:
-        """What each position is to predict: the labels moved one to the left. That saves a copy of the logits."""
-        if labels.shape != shape:
-            raise ValueError(f"labels have shape {labels.shape}, input_ids {shape}: they must be equal")
+    def _check_mask(self, attention_mask: Any, ids: Array, past: int) -> Array | None:
+        """As booleans (B, past + T); None if it hides nothing."""
+        if attention_mask is None:
+            return None
+        mask, shape = asarray(attention_mask, like=ids).astype(bool), (len(ids), past + ids.shape[1])
+        if mask.shape != shape:
+            raise ValueError(f"attention_mask has shape {mask.shape}, expected {shape}")
+        return None if mask.all() else mask
+
+    def _check_positions(self, position_ids: Any, ids: Array, past: int) -> Array:
+        """As integers (B, T) or (1, T), within what the model has."""
+        (B, T), limit = ids.shape, self.config.max_position_embeddings
+        if past + T > limit:
+            raise ValueError(f"a sequence of {past + T} tokens is longer than the model's {limit} positions; shorten it")
+        if position_ids is None:
+            return asarray(np.arange(past, past + T)[None], like=ids)
+        positions = as_ids(position_ids, ids, "position_ids")
+        if positions.shape not in ((B, T), (1, T)):
+            raise ValueError(f"position_ids have shape {positions.shape}, expected {(B, T)} or {(1, T)}")
+        if positions.min() < 0 or positions.max() >= limit:
+            raise ValueError(f"position_ids run from {positions.min()} to {positions.max()}, the model has positions 0 to "
+                             f"{limit - 1}")
+        return positions
+
+    def _check_labels(self, given: Any, ids: Array) -> Array:
+        """What each position is to predict: the labels moved one to the left, which saves moving the logits."""
+        labels = as_ids(given, ids, "labels")
+        if labels.shape != ids.shape:
+            raise ValueError(f"labels have shape {labels.shape}, input_ids {ids.shape}: they must be equal")
         used = labels[labels != -100]
         if used.size and not 0 <= used.min() <= used.max() < self.config.vocab_size:
             raise ValueError(f"labels must lie in 0 to {self.config.vocab_size - 1} or be -100 (ignored), got {used.min()} to "
@@ -139,9 +157,8 @@ class CausalLM(Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; the folder loads in transformers. A tied head is stored once."""
+        refuse_meta(self.parameters(), "there is nothing to save")
         state = self.state_dict()
-        if any(parameter.is_meta for parameter in self.parameters()):
-            raise RuntimeError("this model has shapes but no values (device='meta'): there is nothing to save")
         config = {**self.config.to_dict(), "dtype": str(next(iter(state.values())).dtype)}
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_safetensors(Path(folder) / "model.safetensors", {name: to_numpy(array) for name, array in state.items()})

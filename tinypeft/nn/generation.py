@@ -26,7 +26,7 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
         input_ids: (B, T) integers; shorter rows are padded on the left, with zeros there in `attention_mask` (B, T).
         do_sample: draw from the distribution; otherwise always take the most likely token.
         temperature: divide the logits by this before drawing (1 if not given).
-        top_k: draw among the k most likely tokens only.
+        top_k: draw among the k most likely tokens only (transformers takes 50 if it is not given; here it is all).
         top_p: draw among the fewest tokens that together have at least this probability (Holtzman et al., 1904.09751).
         seed: equal seeds give equal texts.
         eos_token_id: a row ends with this token, or one of these (the config's, unless given; -1 for none), and is then
@@ -45,8 +45,6 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     ends = np.ravel(-1 if eos is None else eos)  # Llama 3 has several
     pad = next((x for x in (pad_token_id, config.pad_token_id) if x is not None), max(ends[0], 0))
     ids = to_numpy(as_ids(input_ids, next(model.parameters())))
-    if ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(f"input_ids must have shape (batch, time), neither of them 0; got {ids.shape}")
     length = ids.shape[1] + max_new_tokens
     if length > config.max_position_embeddings:
         raise ValueError(f"{ids.shape[1]} tokens of prompt and max_new_tokens={max_new_tokens} exceed the model's "
@@ -60,7 +58,7 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     random = generator(seed, "generate")
     cache = KeyValueCache() if use_cache else None
     done = np.zeros(len(ids), dtype=bool)
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with no_grad():
@@ -76,7 +74,8 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
                 if done.all():
                     break
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
     return ids
 
 
@@ -87,7 +86,7 @@ def _check_options(do_sample: bool, temperature: float | None, top_k: int | None
         raise ValueError(f"{', '.join(named)} only matters when drawing at random: add do_sample=True, or leave it out")
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; for the most likely token leave do_sample out")
-    if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
+    if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
         raise ValueError(f"top_k must be an integer of at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")

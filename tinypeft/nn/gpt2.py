@@ -34,11 +34,9 @@ class GPT2Config(Config):
     embd_pdrop: float = 0.1
     attn_pdrop: float = 0.1
     layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     bos_token_id: int | None = 50256
-    eos_token_id: int | None = 50256
-    pad_token_id: int | None = None
+    eos_token_id: int | list[int] | None = 50256
 
     model_type: ClassVar[str] = "gpt2"
     architecture: ClassVar[str] = "GPT2LMHeadModel"
@@ -92,6 +90,8 @@ class GPT2MLP(Module):
 
 
 class GPT2Block(Module):
+    """Reads the stream twice, and adds to it what it found."""
+
     def __init__(self, config: GPT2Config, layer: int):
         self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer)
@@ -104,7 +104,10 @@ class GPT2Block(Module):
 
 
 class GPT2Model(Module):
-    """Embeddings, blocks, final norm. Returns the stream after the embeddings and after each block, the last one normed."""
+    """Embeddings, blocks, final norm.
+
+    Returns the stream after the embeddings and after each block, n_layer + 1 Tensors (B, T, d), the last one normed.
+    """
 
     def __init__(self, config: GPT2Config):
         self.wte = Embedding(config.vocab_size, config.n_embd)
@@ -135,4 +138,4 @@ class GPT2LMHeadModel(CausalLM):
 
     def init_std(self, name: str, std: float) -> float:
         """The 2 n_layer matrices that write to the stream start smaller, so that their sum does not grow with depth."""
-        return std / (2 * self.config.n_layer) ** 0.5 if name.endswith("c_proj.weight") else std
+        return std / (2 * len(self.transformer.h)) ** 0.5 if name.endswith("c_proj.weight") else std

@@ -82,7 +82,8 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
             return x
-        assert self.generator is not None, "training is switched on by train()"
+        if self.generator is None:
+            raise RuntimeError("dropout has no random stream yet: switch training on with model.train(seed=...)")
         return F.dropout(x, p=self.p, generator=self.generator)
 
     def mask(self, shape: tuple[int, ...], like: Tensor) -> Array | None:
@@ -105,9 +106,14 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
-def as_ids(ids: object, like: Tensor, name: str = "input_ids") -> Array:
-    """Token ids (an array, a Tensor or nested lists) as an int64 array where `like` lives."""
-    array = asarray(ids.data if isinstance(ids, Tensor) else ids, like=like.data)
+def as_ids(ids: object, like: Tensor | Array, name: str = "input_ids") -> Array:
+    """Token ids (an array, a Tensor or nested lists) as an int64 array (B, T) where `like` lives."""
+    try:
+        array = asarray(ids.data if isinstance(ids, Tensor) else ids, like=like.data if isinstance(like, Tensor) else like)
+    except ValueError as error:
+        raise ValueError(f"{name}: the rows differ in length; pad them, and say where in attention_mask") from error
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must have shape (batch, time), neither of them 0; got {array.shape}")
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     return array.astype(np.int64, copy=False)

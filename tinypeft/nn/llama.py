@@ -37,11 +37,8 @@ class LlamaConfig(Config):
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: float = 0.0
-    initializer_range: float = 0.02
-    tie_word_embeddings: bool = False
     bos_token_id: int | None = 1
-    eos_token_id: int | None = 2
-    pad_token_id: int | None = None
+    eos_token_id: int | list[int] | None = 2
 
     model_type: ClassVar[str] = "llama"
     architecture: ClassVar[str] = "LlamaForCausalLM"
@@ -65,10 +62,11 @@ class LlamaConfig(Config):
     def from_dict(cls, values: dict[str, Any]) -> LlamaConfig:
         """Reads rope_parameters (transformers 5) and the older pair rope_theta, rope_scaling."""
         values = dict(values)
-        theta, scaling = values.pop("rope_theta", 10000.0), values.pop("rope_scaling", None) or {}
+        theta = {"rope_theta": values.pop("rope_theta")} if "rope_theta" in values else {}
+        scaling = values.pop("rope_scaling", None) or {}
         if "type" in scaling:  # the oldest spelling
             scaling = {"rope_type": scaling["type"], **scaling}
-        values["rope_parameters"] = {"rope_theta": theta, **scaling, **(values.get("rope_parameters") or {})}
+        values["rope_parameters"] = {**theta, **scaling, **(values.get("rope_parameters") or {})}
         return super().from_dict(values)
 
 
@@ -112,6 +110,8 @@ class LlamaMLP(Module):
 
 
 class LlamaDecoderLayer(Module):
+    """Reads the stream twice, and adds to it what it found."""
+
     def __init__(self, config: LlamaConfig, layer: int):
         self.self_attn = LlamaAttention(config, layer)
         self.mlp = LlamaMLP(config)
@@ -124,7 +124,10 @@ class LlamaDecoderLayer(Module):
 
 
 class LlamaModel(Module):
-    """Embeddings, layers, final norm. Returns the stream after the embeddings and after each layer, the last one normed."""
+    """Embeddings, layers, final norm.
+
+    Returns the stream after the embeddings and after each layer, num_hidden_layers + 1 Tensors (B, T, d), the last one normed.
+    """
 
     def __init__(self, config: LlamaConfig):
         assert config.head_dim is not None

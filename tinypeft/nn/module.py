@@ -201,6 +201,12 @@ def check_state(state: Mapping[str, Array], expected: Mapping[str, tuple[int, ..
         raise ValueError(f"the tensors do not fit {owner}; nothing was loaded. " + "; ".join(problems))
 
 
+def refuse_meta(parameters: Iterable[Parameter], what: str) -> None:
+    """Raise a RuntimeError that says `what` cannot be done, if any of the parameters has no values."""
+    if any(parameter.is_meta for parameter in parameters):
+        raise RuntimeError(f"this model has shapes but no values (device='meta'): {what}")
+
+
 def some(names: Iterable[str], limit: int = 6) -> str:
     """The first few of many names, for a message."""
     names = list(names)

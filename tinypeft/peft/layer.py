@@ -8,6 +8,7 @@ import numpy as np
 
 from tinypeft.backend import Array
 from tinypeft.nn import Module, Parameter
+from tinypeft.nn.module import refuse_meta
 
 
 class AdapterLayer(Module):
@@ -70,8 +71,7 @@ class AdapterLayer(Module):
         if self.merged or not self.active:
             return
         weight = self.base_layer.weight
-        if weight.is_meta:
-            raise RuntimeError("this model has shapes but no values (device='meta'): there is nothing to merge")
+        refuse_meta([weight], "there is nothing to merge")
         merged = weight.data.copy()
         for name in self.active:
             merged += self.delta_weight(name).astype(merged.dtype, copy=False)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tinypeft.files import read_safetensors, write_safetensors
 from tinypeft.nn import CausalLM, Module, Parameter
-from tinypeft.nn.module import check_state
+from tinypeft.nn.module import check_state, refuse_meta
 from tinypeft.peft.config import PeftConfig, TargetedConfig
 from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.targets import find_targets
@@ -225,8 +225,7 @@ class PeftModel(Module):
         for name, config in self.peft_config.items():
             target = Path(folder) if name == "default" else Path(folder) / name
             parameters = self._adapter_parameters(name)
-            if any(parameter.is_meta for parameter in parameters.values()):
-                raise RuntimeError("this model has shapes but no values (device='meta'): there is nothing to save")
+            refuse_meta(parameters.values(), "there is nothing to save")
             target.mkdir(parents=True, exist_ok=True)
             write_safetensors(target / WEIGHTS_NAME, {key: p.numpy() for key, p in parameters.items()})
             config.save_pretrained(target)
@@ -279,8 +278,7 @@ class PeftModel(Module):
     def _load(self, adapter_name: str, state: dict[str, np.ndarray]) -> None:
         parameters = self._adapter_parameters(adapter_name)
         made_for, model = self._known(adapter_name).base_model_name_or_path, self.base_model.model
-        if any(parameter.is_meta for parameter in parameters.values()):
-            raise RuntimeError("this model has shapes but no values (device='meta'): an adapter cannot be loaded into it")
+        refuse_meta(parameters.values(), "an adapter cannot be loaded into it")
         base = {f"base_model.model.{name}": parameter.data for name, parameter in model.named_parameters()}
         state = {key: array for key, array in state.items()  # with an adapter of the head, peft saves the head's own weight
                  if key in parameters or not (key in base and np.array_equal(array, base[key]))}

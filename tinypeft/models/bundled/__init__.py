@@ -16,6 +16,8 @@ def resolve_folder(name_or_folder: str | Path) -> Path:
     folder = BUNDLED.get(str(name_or_folder), Path(name_or_folder))
     if folder.is_dir():
         return folder
+    if str(name_or_folder) in BUNDLED:
+        raise FileNotFoundError(f"this installation of tinypeft lacks {folder}: install it again")
     near = get_close_matches(str(name_or_folder), BUNDLED, n=1)
     raise FileNotFoundError(
         f"{str(name_or_folder)!r} is neither a folder nor a bundled model. "
