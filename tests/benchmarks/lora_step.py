@@ -4,7 +4,7 @@
 
 Each peer lives in a process of its own, pinned to one core, and they take turns, so that both see the same machine. The
 work: a GPT-2-shaped decoder, LoRA r=8 on c_attn and attn.c_proj, AdamW, float32, forward + backward + update. Only the
-ratios mean something. torch comes with `pip install -e '.[parity]'`.
+ratios mean something. Linux only; torch comes with `pip install -e '.[parity]'`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def batch(size: str) -> np.ndarray:
 
 def tinypeft_step(size: str) -> Any:
     from tinypeft import AutoModelForCausalLM, GPT2Config, LoraConfig, get_peft_model
-    from tinypeft.training.optimizers import AdamW
+    from tinypeft.training import AdamW
 
     layers, d, heads, vocabulary, T, _, _ = SIZES[size]
     config = GPT2Config(vocab_size=vocabulary, n_positions=T, n_embd=d, n_layer=layers, n_head=heads, resid_pdrop=0.0,
@@ -161,7 +160,9 @@ PEERS = {"tinypeft": tinypeft_step, "torch": torch_step}
 def work(peer: str, size: str) -> None:
     """A peer's process: builds, warms up, then runs as many steps as it is told, and reports CPU seconds of each."""
     step = PEERS[peer](size)
-    built = _resident_megabytes()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak so far: building the model is not part of the step
+    built = _memory("VmRSS")
     losses = [step() for _ in range(3)]
     print(json.dumps(losses), flush=True)
     for line in sys.stdin:
@@ -170,13 +171,13 @@ def work(peer: str, size: str) -> None:
             start = time.process_time()
             step()
             seconds.append(time.process_time() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - built
-        print(json.dumps([seconds, peak]), flush=True)
+        print(json.dumps([seconds, _memory("VmHWM") - built]), flush=True)
 
 
-def _resident_megabytes() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+def _memory(name: str) -> float:
+    """A line of this process's status, in MiB: VmRSS is the memory it has now, VmHWM the most it had."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(f"{name}:"))
 
 
 def race(size: str, rounds: int) -> dict[str, dict[str, float]]:
