@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinypeft"
 TOP_LEVEL = {
     "README.md", "pyproject.toml", "LICENSE", ".gitignore", ".ci", "tinypeft", "lessons", "exercises", "tests",
-}  # fmt: skip
+}
 
 # In reading order: a room imports only from rooms above it.
 ROOMS = [
     "backend", "autograd", "viz", "files", "nn", "quant", "peft", "models", "training", "budget", "claims", "grading",
     "commands", "cli",
-]  # fmt: skip
+]
 
 # Most lines of code (no blanks, comments, docstrings) that these rooms together may have.
 ROOM_BUDGETS = [
@@ -36,7 +36,7 @@ MOST_LINES = 350  # of any file, all lines counted
 
 # Only imported when used: `import tinypeft` stays quick, and works where an extra is not installed.
 HEAVY = {"matplotlib", "scipy", "torch", "transformers", "tokenizers", "tqdm", "typer", "rich", "faker", "names",
-         "IPython", "pytest", "hypothesis", "cupy", "dask"}  # fmt: skip
+         "IPython", "pytest", "hypothesis", "cupy", "dask"}
 
 
 def sources() -> list[Path]:
@@ -134,7 +134,7 @@ def test_a_room_imports_only_from_rooms_above(room):
         for path in files
         if (bad := forbidden_imports(room, imported_modules(path.read_text("utf-8"), ".".join(
             path.relative_to(ROOT).parent.parts))))
-    }  # fmt: skip
+    }
     assert wrong == {}
 
 
@@ -153,7 +153,7 @@ def test_importing_tinypeft_is_light():
 def code_lines(path: Path) -> int:
     """Number of lines that hold code: not blank, not only a comment, not in a docstring."""
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
-              tokenize.ENCODING}  # fmt: skip
+              tokenize.ENCODING}
     with open(path, "rb") as file:
         tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in layout]
     lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}

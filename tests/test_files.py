@@ -211,7 +211,7 @@ json_values = st.recursive(
     | st.text(st.characters(exclude_categories=["Cs"])),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abcł\n", max_size=3), inner, max_size=3),
     max_leaves=10,
-)  # fmt: skip
+)
 
 
 @given(value=json_values)

@@ -17,9 +17,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COURSE = ["tinypeft/_course/lessons/04_lora.ipynb", "tinypeft/_course/lessons/outline.toml",
-          "tinypeft/_course/exercises/README.md"]  # fmt: skip
+          "tinypeft/_course/exercises/README.md"]
 MODEL = [f"tinypeft/models/bundled/surnames/{file}"
-         for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]  # fmt: skip
+         for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]
 
 USE = """
 import sys

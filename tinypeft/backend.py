@@ -11,7 +11,8 @@ import ctypes
 import os
 import sys
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,13 +66,15 @@ def as_dtype(name: Any) -> np.dtype:
     return dtype
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """A context in which NumPy multiplies matrices on one core.
+def few_threads(tensors: Iterable[Any]) -> AbstractContextManager[Any]:
+    """A context in which NumPy multiplies matrices on one core, if the largest of these tensors is small.
 
-    The bundled model's matrices are so small that cores spend more time waiting for each other than computing: measured, a
-    training step on two busy cores takes up to ten times as long as on one.
+    Cores that share a small product spend more time waiting for each other than computing. Measured, a training step of the
+    bundled model on two cores, both busy with something else as well, takes ten times as long as on one.
     """
-    from threadpoolctl import threadpool_limits
+    if max((tensor.size for tensor in tensors), default=0) > 1 << 20:  # a matrix of 1024 x 1024
+        return nullcontext()
+    from threadpoolctl import threadpool_limits  # here, since it takes a moment to load
 
     return threadpool_limits(limits=1, user_api="blas")
 

@@ -10,6 +10,8 @@ ratios mean something. Linux only; torch comes with `pip install -e '.[parity]'`
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -160,6 +162,8 @@ PEERS = {"tinypeft": tinypeft_step, "torch": torch_step}
 def work(peer: str, size: str) -> None:
     """A peer's process: builds, warms up, then runs as many steps as it is told, and reports CPU seconds of each."""
     step = PEERS[peer](size)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what building the model left over would hide what a step needs
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # forget the peak so far: building the model is not part of the step
     built = _memory("VmRSS")

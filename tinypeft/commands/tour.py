@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinypeft import AutoModelForCausalLM, AutoTokenizer, LoraConfig, PeftModel, get_peft_model
-from tinypeft.backend import one_blas_thread
+from tinypeft.backend import few_threads
 from tinypeft.peft.lora import __file__ as lora_file
 from tinypeft.training import TrainingArguments, bits_per_character, encode_rows, surnames, train, us_surnames
 from tinypeft.viz.tour import plot_adaptation
@@ -50,15 +50,15 @@ def run_tour(out: Path, *, steps: int = 300, seed: int = 0) -> Tour:
     """Adapt the bundled base to Polish surnames with LoRA, and beside it by full fine-tuning; print and save what happens."""
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
-    with one_blas_thread():
-        return _tour(out, steps, seed)
+    base = AutoModelForCausalLM.from_pretrained(BASE)
+    with few_threads(base.parameters()):
+        return _tour(base, out, steps, seed)
 
 
-def _tour(out: Path, steps: int, seed: int) -> Tour:
+def _tour(base: Any, out: Path, steps: int, seed: int) -> Tour:
     started = time.perf_counter()
     say = partial(Console(width=WIDTH, highlight=False).print, soft_wrap=True)
     tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
-    base = AutoModelForCausalLM.from_pretrained(BASE)
     us, polish = us_surnames(), surnames("polish")
     size = sum(parameter.size for parameter in base.parameters())
     total = len(us.train) + len(us.validation) + len(us.test)

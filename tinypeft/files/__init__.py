@@ -5,6 +5,7 @@ file. Nothing is unpickled.
 """
 
 from tinypeft.files.atomic import new_folder, replace_file
+from tinypeft.files.rows import read_rows
 from tinypeft.files.tensors import (
     read_checkpoint,
     read_safetensors,
@@ -17,6 +18,7 @@ __all__ = [
     "new_folder",
     "read_checkpoint",
     "read_json",
+    "read_rows",
     "read_safetensors",
     "read_safetensors_metadata",
     "replace_file",

@@ -19,7 +19,7 @@ _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
+}
 _WRITABLE = {np.dtype(code) for name, code in _DTYPES.items() if name != "BF16"}
 
 
@@ -105,7 +105,7 @@ def read_checkpoint(folder: str | Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{folder / shard} lacks tensors that {index.name} lists there: {', '.join(absent)}")
         if unlisted := sorted(found.keys() - listed):
             raise ValueError(f"{folder / shard} holds tensors that {index.name} lists elsewhere or not at all: "
-                             f"{', '.join(unlisted)}")  # fmt: skip
+                             f"{', '.join(unlisted)}")
         tensors |= found
     return tensors
 

@@ -58,24 +58,19 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     random = generator(seed, "generate")
     cache = KeyValueCache() if use_cache else None
     done = np.zeros(len(ids), dtype=bool)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with no_grad():
-            for _ in range(max_new_tokens):
-                positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-                start = cache.length if cache is not None else 0
-                out = model(ids[:, start:], attention_mask=mask, position_ids=positions[:, start:], cache=cache)
-                logits = to_numpy(out.logits.data[:, -1]).astype(np.float64)  # (B, V)
-                chosen = _draw(logits, temperature or 1.0, top_k, top_p, random) if do_sample else logits.argmax(axis=-1)
-                ids = np.concatenate([ids, np.where(done, pad, chosen)[:, None]], axis=1)
-                mask = np.concatenate([mask, np.ones((len(ids), 1), mask.dtype)], axis=1)
-                done |= np.isin(chosen, ends)
-                if done.all():
-                    break
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with model.mode_restored(), no_grad():
+        model.eval()
+        for _ in range(max_new_tokens):
+            positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
+            start = cache.length if cache is not None else 0
+            out = model(ids[:, start:], attention_mask=mask, position_ids=positions[:, start:], cache=cache)
+            logits = to_numpy(out.logits.data[:, -1]).astype(np.float64)  # (B, V)
+            chosen = _draw(logits, temperature or 1.0, top_k, top_p, random) if do_sample else logits.argmax(axis=-1)
+            ids = np.concatenate([ids, np.where(done, pad, chosen)[:, None]], axis=1)
+            mask = np.concatenate([mask, np.ones((len(ids), 1), mask.dtype)], axis=1)
+            done |= np.isin(chosen, ends)
+            if done.all():
+                break
     return ids
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -128,6 +129,16 @@ class Module:
 
     def eval(self) -> Self:
         return self.train(False)
+
+    @contextmanager
+    def mode_restored(self) -> Iterator[None]:
+        """A block after which every module is in the mode, training or evaluation, that it was in."""
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     def dropout_state(self) -> dict[str, Any]:
         """The states of the random streams that dropout draws from, as JSON values."""

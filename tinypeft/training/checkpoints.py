@@ -22,6 +22,9 @@ from tinypeft.nn import Module
 from tinypeft.training.optimizers import Optimizer
 
 
+TENSORS_NAME, STATE_NAME = "training.safetensors", "trainer_state.json"
+
+
 def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to go on exactly: settings and, as SHA-256, data and frozen weights."""
     configs = [{**vars(c), "base_model_name_or_path": ""} for c in getattr(model, "peft_config", {}).values()]
@@ -32,19 +35,17 @@ def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, setti
         if not p.requires_grad:
             weights.update(np.ascontiguousarray(to_numpy(p.data)).data)
     groups = [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
-    return {**settings, "optimizer": f"{type(optimizer).__name__} {groups}", "training rows": data.hexdigest(),
-            "model or its frozen weights": weights.hexdigest()}  # fmt: skip
+    return {**settings, "optimizer": str(groups), "training rows": data.hexdigest(), "model": weights.hexdigest()}
 
 
 def save_checkpoint(output_dir: str | Path, step: int, model: Module, optimizer: Optimizer, run: dict[str, Any],
-                    history: dict[str, Any]) -> None:  # fmt: skip
+                    history: dict[str, Any]) -> None:
     """Write output_dir/checkpoint-`step`, whole or not at all."""
     tensors = {f"parameter.{name}": to_numpy(p.data) for name, p in model.named_parameters() if p.requires_grad}
     tensors |= {f"optimizer.{key}": x for key, x in optimizer.state_dict().items()}
-    content = {"run": run, "history": history, "dropout": model.dropout_state()}
     with new_folder(Path(output_dir) / f"checkpoint-{step}") as folder:
-        write_safetensors(folder / "training.safetensors", tensors)
-        write_json(folder / "trainer_state.json", content)
+        write_safetensors(folder / TENSORS_NAME, tensors)
+        write_json(folder / STATE_NAME, {"run": run, "history": history, "dropout": model.dropout_state()})
         write_json(folder / "checksums.json", _checksums(folder))
 
 
@@ -57,10 +58,10 @@ def load_checkpoint(folder: Path, model: Module, optimizer: Optimizer, run: dict
     """
     if read_json(folder / "checksums.json") != _checksums(folder):
         raise ValueError(f"the checkpoint {folder} is damaged: its files have other checksums; use an earlier one")
-    content = read_json(folder / "trainer_state.json")
+    content = read_json(folder / STATE_NAME)
     if different := [key for key in run if content["run"].get(key) != run[key]]:
         raise ValueError(f"{folder} is of another run and cannot be gone on with exactly: other {', '.join(different)}")
-    tensors = read_safetensors(folder / "training.safetensors")
+    tensors = read_safetensors(folder / TENSORS_NAME)
     model.set_dropout_state(content["dropout"])
     optimizer.load_state_dict({key[10:]: x for key, x in tensors.items() if key.startswith("optimizer.")})
     for name, p in model.named_parameters():
@@ -86,5 +87,4 @@ def checkpoint_to_resume(output_dir: str | Path | None, resume: bool | str | Pat
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in ("training.safetensors", "trainer_state.json")}  # fmt: skip
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (TENSORS_NAME, STATE_NAME)}

@@ -1,68 +1,23 @@
-"""From a file of texts to batches of token ids.
+"""From texts to batches of token ids. (From a file to texts: read_rows, in tinypeft/files.)
 
-    read_rows      FILE.txt, FILE.jsonl      -> [{"text": ...}] or [{"prompt": ..., "completion": ...}]
     encode_rows    texts, tokenizer          -> [{"input_ids": [...], "labels": [...]}], -100 where nothing is learned
     collate        rows of unequal length    -> {"input_ids", "attention_mask", "labels"}, int64 arrays (B, T)
     batch_rows     rows, step number, seed   -> the rows of that step
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 IGNORED = -100  # the label that the loss skips, in torch as here
 
 Row = Mapping[str, Sequence[int]]  # {"input_ids": [...], "labels": [...]}
-T = TypeVar("T")
-
-_EXPECTED = '{"text": "..."} or {"prompt": "...", "completion": "..."}'
 
 
-def read_rows(path: str | Path) -> list[dict[str, str]]:
-    """Read a data set: a `.txt` file of one example a line, or a `.jsonl` file of one JSON object a line.
-
-    Blank lines are skipped, white space around a line of text is dropped, other keys of a JSON object are ignored.
-
-    Returns:
-        For each example {"text"} or {"prompt", "completion"}, and "source": its file and line, for messages.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: another kind of file, no examples in it, or a line that cannot be read: the message names the line.
-    """
-    path = Path(path)
-    if path.suffix not in (".txt", ".jsonl"):
-        raise ValueError(f"{path} is neither .txt (one text a line) nor .jsonl (one {_EXPECTED} a line)")
-    rows = []
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        source = f"{path}, line {number}"
-        try:
-            if line := raw.decode("utf-8-sig").strip():
-                rows.append((_parse(line) if path.suffix == ".jsonl" else {"text": line}) | {"source": source})
-        except ValueError as error:  # of the encoding, of JSON, or ours
-            raise ValueError(f"{source}: {error}; expected UTF-8 text, in a .jsonl file {_EXPECTED}") from error
-    if not rows:
-        raise ValueError(f"{path} holds no examples: it is empty or has blank lines only")
-    return rows
-
-
-def _parse(line: str) -> dict[str, str]:
-    """One line of a .jsonl file."""
-    value = json.loads(line)
-    found = value if isinstance(value, dict) else {}
-    row = {key: found[key] for key in ("text", "prompt", "completion") if key in found}
-    valid = all(isinstance(text, str) and (text.strip() or key == "prompt") for key, text in row.items())
-    if not valid or [*row] not in (["text"], ["prompt", "completion"]):
-        raise ValueError(f"a line that says {line[:60]}")
-    return row
-
-
-def encode_rows(rows: Sequence[Mapping[str, str]], tokenizer: Any, max_length: int | None = None, *,
-                truncation: bool = False) -> list[dict[str, list[int]]]:  # fmt: skip
+def encode_rows(rows: Sequence[Mapping[str, str]], tokenizer: Any, max_length: int | None = None, *, truncation: bool = False
+                ) -> list[dict[str, list[int]]]:
     """Turn texts into token ids and labels.
 
     A text becomes `bos text eos`, and all but bos is learned; a prompt and its completion become
@@ -124,16 +79,14 @@ def check_rows(rows: Sequence[Row], model: Any, name: str) -> None:
     for i, row in enumerate(rows):
         ids, labels = row["input_ids"], row["labels"]
         if not 0 < len(ids) == len(labels) <= positions:
-            raise ValueError(f"{name}[{i}] has {len(ids)} input_ids and {len(labels)} labels; "
-                             f"expected as many of both, and at most the model's {positions} positions")
+            raise ValueError(f"{name}[{i}] has {len(ids)} input_ids and {len(labels)} labels; expected as many, 1 to {positions}")
         used = {*ids, *labels} - {IGNORED}
         if min(used) < 0 or max(used) >= vocabulary:
-            raise ValueError(f"{name}[{i}] has token ids from {min(used)} to {max(used)}; "
-                             f"expected 0 or more, less than the model's {vocabulary}: is this its own tokenizer?")
+            raise ValueError(f"{name}[{i}] has ids {min(used)} to {max(used)}, the model has {vocabulary} tokens: wrong tokenizer?")
 
 
-def collate(rows: Sequence[Row], pad_token_id: int, padding_side: str = "right") -> dict[str, np.ndarray]:
-    """Stack rows of unequal length, padded to the longest.
+def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, np.ndarray]:
+    """Stack rows of unequal length, padded on the right to the longest.
 
     Returns:
         int64 arrays (B, T): input_ids, attention_mask (1 token, 0 padding), labels (-100 on padding).
@@ -142,21 +95,18 @@ def collate(rows: Sequence[Row], pad_token_id: int, padding_side: str = "right")
     >>> collate(rows, pad_token_id=0)["input_ids"].tolist()
     [[5, 6], [7, 0]]
     """
-    if padding_side not in ("right", "left"):
-        raise ValueError(f'padding_side is {padding_side!r}; expected "right" or "left"')
     shape = len(rows), max(len(row["input_ids"]) for row in rows)
     fillers = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORED}
     batch = {name: np.full(shape, filler, dtype=np.int64) for name, filler in fillers.items()}
     for i, row in enumerate(rows):
         length = len(row["input_ids"])
-        place = slice(0, length) if padding_side == "right" else slice(shape[1] - length, shape[1])
-        batch["input_ids"][i, place] = row["input_ids"]
-        batch["attention_mask"][i, place] = 1
-        batch["labels"][i, place] = row["labels"]
+        batch["input_ids"][i, :length] = row["input_ids"]
+        batch["attention_mask"][i, :length] = 1
+        batch["labels"][i, :length] = row["labels"]
     return batch
 
 
-def batch_rows(rows: Sequence[T], batch_size: int, step: int, seed: int) -> list[T]:
+def batch_rows(rows: Sequence[Any], batch_size: int, step: int, seed: int) -> list[Any]:
     """The rows of step 0, 1, 2, ...: each epoch goes through all of them once, in an order drawn from (seed, epoch).
 
     The last batch of an epoch may be smaller. The answer depends on the step number alone, so that a resumed run needs
@@ -164,10 +114,10 @@ def batch_rows(rows: Sequence[T], batch_size: int, step: int, seed: int) -> list
     """
     epoch, place = divmod(step, math.ceil(len(rows) / batch_size))
     order = np.random.default_rng([seed, epoch]).permutation(len(rows))
-    return [rows[i] for i in order[place * batch_size:(place + 1) * batch_size]]  # fmt: skip
+    return [rows[i] for i in order[place * batch_size:(place + 1) * batch_size]]
 
 
-def train_validation_split(rows: Sequence[T], fraction: float = 0.1, seed: int = 0) -> tuple[list[T], list[T]]:
+def train_validation_split(rows: Sequence[Any], fraction: float = 0.1, seed: int = 0) -> tuple[list[Any], list[Any]]:
     """Set a random share of the rows aside, at least one; both parts keep the order of `rows`.
 
     Raises:

@@ -1,24 +1,12 @@
 """How well a model predicts texts that it was not trained on."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from tinypeft.autograd import no_grad
 from tinypeft.nn import Module
 from tinypeft.training.data import Row, check_rows, collate, count_predictions, encode_rows
-
-
-@contextmanager
-def mode_restored(model: Module) -> Iterator[None]:
-    """A block after which every module is in the mode, training or evaluation, that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def evaluate(model: Module, rows: Sequence[Row], *, pad_token_id: int, batch_size: int = 8) -> float:
@@ -32,7 +20,7 @@ def evaluate(model: Module, rows: Sequence[Row], *, pad_token_id: int, batch_siz
     check_rows(rows, model, "rows")
     by_length = sorted(rows, key=lambda row: len(row["input_ids"]))  # rows of one length need no padding
     losses, counts = [], []
-    with mode_restored(model), no_grad():
+    with model.mode_restored(), no_grad():
         model.eval()
         for start in range(0, len(rows), batch_size):
             batch = collate(by_length[start:start + batch_size], pad_token_id)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from tinypeft.autograd import Tensor
+from tinypeft.backend import few_threads
 from tinypeft.nn import Module
 from tinypeft.training.checkpoints import checkpoint_to_resume, describe_run, load_checkpoint, save_checkpoint
 from tinypeft.training.data import Row, batch_rows, check_rows, collate, count_predictions
-from tinypeft.training.evaluation import evaluate, mode_restored
+from tinypeft.training.evaluation import evaluate
 from tinypeft.training.optimizers import SGD, AdamW, Optimizer, clip_grad_norm_
 from tinypeft.training.schedules import get_scheduler, schedule_factor
 
@@ -28,16 +29,14 @@ from tinypeft.training.schedules import get_scheduler, schedule_factor
 # GPT-2's name for a norm, which it recognises by class.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|(?:^|\.)ln_")
 # What may differ between a run and its resumption, since no update depends on it.
-_FREE = {"output_dir", "disable_tqdm", "logging_steps", "save_steps", "eval_steps", "per_device_eval_batch_size",
-         "num_train_epochs", "max_steps"}  # fmt: skip
-_AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1,
-             "logging_steps": 1, "eval_steps": 1, "save_steps": 1, "max_steps": -1, "warmup_steps": 0, "seed": 0,
-             "num_train_epochs": 0.0, "max_grad_norm": 0.0}  # fmt: skip
+_FREE = ("output_dir", "disable_tqdm", "save_steps", "eval_steps", "per_device_eval_batch_size", "num_train_epochs", "max_steps")
+_AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1, "eval_steps": 1,
+             "save_steps": 1, "max_steps": -1, "warmup_steps": 0, "seed": 0, "num_train_epochs": 0.0, "max_grad_norm": 0.0}
 
 
 @dataclass
 class TrainingArguments:
-    """The settings of `train`. Names, meanings and, but for logging_steps and save_steps, defaults are transformers'.
+    """The settings of `train`. Names, meanings and, but for save_steps, defaults are transformers'.
 
     Attributes:
         output_dir: where checkpoints go; None keeps nothing on disk.
@@ -52,7 +51,6 @@ class TrainingArguments:
         optim: "adamw" (or "adamw_torch", transformers' name for it) or "sgd".
         weight_decay, adam_beta1, adam_beta2, adam_epsilon: of the optimizer; biases and norms do not decay.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
-        logging_steps: the progress bar shows the mean loss of this many updates.
         eval_steps: evaluate after every so many updates; None only at the end.
         save_steps: write a checkpoint after every so many updates; None only at the end.
         seed: of the order of rows and of dropout.
@@ -77,7 +75,6 @@ class TrainingArguments:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    logging_steps: int = 10
     eval_steps: int | None = None
     save_steps: int | None = None
     seed: int = 42
@@ -147,10 +144,12 @@ class DivergenceError(RuntimeError):
         self.step, self.causes, self.history = step, causes, history
 
 
+StepCallback = Callable[[int, History], None]
+
+
 def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, pad_token_id: int,
           eval_rows: Sequence[Row] | None = None, optimizer: Optimizer | None = None,
-          resume_from_checkpoint: bool | str | Path | None = None,
-          on_step_end: Callable[[int, History], None] | None = None) -> History:  # fmt: skip
+          resume_from_checkpoint: bool | str | Path | None = None, on_step_end: StepCallback | None = None) -> History:
     """Train, in place, the parameters of a language model that are not frozen.
 
     Runs with dropout, seeded by `args.seed`, and leaves the model in the mode that it was in. A resumed run ends in the
@@ -175,8 +174,7 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
     from tqdm import tqdm  # here, so that `import tinypeft` stays quick
 
     check_rows(train_rows, model, "train_rows")
-    if eval_rows is not None:
-        check_rows(eval_rows, model, "eval_rows")
+    check_rows(train_rows if eval_rows is None else eval_rows, model, "eval_rows")
     if optimizer is None:
         optimizer = args.create_optimizer((name, p) for name, p in model.named_parameters() if p.requires_grad)
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -195,7 +193,7 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
     history = History()
     bar = tqdm(total=max_steps, disable=args.disable_tqdm, unit="step")
     # A number that is not finite is this loop's to report, in words, rather than NumPy's to warn about.
-    with mode_restored(model), bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with model.mode_restored(), few_threads(model.parameters()), bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         model.train(seed=args.seed)
         if checkpoint is not None:
             history = History(**load_checkpoint(checkpoint, model, optimizer, run))
@@ -226,9 +224,7 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
                 _require_finite(history.eval_losses[-1], "the evaluation loss", model, step + 1, history)
             if args.output_dir is not None and _due(step, args.save_steps, max_steps):
                 save_checkpoint(args.output_dir, step, model, optimizer, run, asdict(history))
-            if _due(step, args.logging_steps, max_steps):
-                recent = np.mean(history.losses[-args.logging_steps:])
-                bar.set_postfix(loss=f"{recent:.4f}", lr=f"{history.learning_rates[-1]:.2e}", refresh=False)
+            bar.set_postfix(loss=f"{np.mean(history.losses[-20:]):.4f}", lr=f"{history.learning_rates[-1]:.2e}", refresh=False)
             bar.update()
     return history
 
@@ -237,8 +233,7 @@ def _due(step: int, every: int | None, last: int) -> bool:
     return step == last or (every is not None and step % every == 0)
 
 
-def _forward_backward(model: Module, rows: Sequence[Row], size: int, pad_token_id: int, step: int,
-                      history: History) -> float:  # fmt: skip
+def _forward_backward(model: Module, rows: Sequence[Row], size: int, pad_token_id: int, step: int, history: History) -> float:
     """Leave the gradient of the mean loss over `rows`, taken `size` at a time, in the parameters; return that loss."""
     batches = [collate(rows[i:i + size], pad_token_id) for i in range(0, len(rows), size)]
     counts = [count_predictions(batch["labels"]) for batch in batches]
@@ -257,14 +252,13 @@ def _require_finite(value: float, what: str, model: Module, step: int, history: 
     """Unless `value` is finite, look at the model and the losses for what may be wrong, and raise DivergenceError."""
     if math.isfinite(value):
         return
-    losses, rate = history.losses, f"{history.learning_rates[-1]:.2g}" if history.steps else ""
+    rate = f"the learning rate, {history.learning_rates[-1]:.2g} at the last update, is too high" if history.steps else ""
     broken = [(name, p.requires_grad) for name, p in model.named_parameters() if not np.isfinite(p.data).all()]
-    if broken and losses and broken[0][1]:
-        causes += (f"the learning rate, {rate} at the last update, is too high: it made {broken[0][0]} nan or inf",)
-    elif broken:
-        causes += (f"corrupt weights: {broken[0][0]} holds nan or inf that training did not put there",)
-    elif losses and not causes:
-        causes += (f"the learning rate, {rate} at the last update, is too high: the losses were {losses[-4:]}",)
+    if broken:
+        blame = rate if rate and broken[0][1] else "corrupt weights"
+        causes += (f"{blame}: {broken[0][0]} holds nan or inf",)
+    elif rate and not causes:
+        causes += (f"{rate}: the losses were {history.losses[-4:]}",)
     if any(p.dtype == np.float16 for p in model.parameters()):
         causes += ('float16 overflows above 65504: load the model with dtype="float32"',)
     model.zero_grad()

@@ -20,8 +20,6 @@ import numpy as np
 from tinypeft.autograd import Tensor
 from tinypeft.backend import Array, asarray, to_numpy
 
-Params = Iterable[Tensor] | Iterable[dict[str, Any]]
-
 
 class Optimizer:
     """What SGD and AdamW share: parameter groups, the state of each parameter, saving and loading.
@@ -40,7 +38,7 @@ class Optimizer:
         ValueError: no parameters, one of them twice, one without values ("meta"), an unknown setting or a bad value.
     """
 
-    def __init__(self, params: Params, defaults: dict[str, Any]):
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]):
         if isinstance(params, Tensor):
             raise TypeError("params is one Tensor; expected a list of Tensors or of groups")
         given: list[Any] = list(params)
@@ -77,7 +75,7 @@ class Optimizer:
         The groups' settings are not among it: they are given anew when an optimizer is made.
         """
         return {f"{i}.{name}": np.asarray(x) if name == "step" else to_numpy(x)
-                for i, p in enumerate(self._params()) for name, x in self.state.get(p, {}).items()}  # fmt: skip
+                for i, p in enumerate(self._params()) for name, x in self.state.get(p, {}).items()}
 
     def load_state_dict(self, state_dict: dict[str, np.ndarray]) -> None:
         """Take over a copy of what the `state_dict` of the same parameters, in the same order, returned.
@@ -108,8 +106,6 @@ def _check_settings(group: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {group[name]}; expected at least 0")
     if not all(0 <= beta < 1 for beta in group.get("betas", ())):
         raise ValueError(f"betas are {group['betas']}; expected two numbers of at least 0 and less than 1")
-    if group.get("nesterov") and not group["momentum"]:
-        raise ValueError("nesterov looks ahead along the momentum, and momentum is 0")
 
 
 class SGD(Optimizer):
@@ -117,7 +113,7 @@ class SGD(Optimizer):
 
         g <- g + weight_decay * p
         b <- momentum * b + g                                    at the first step b = g
-        p <- p - lr * b                                          with nesterov: p - lr * (g + momentum * b)
+        p <- p - lr * b
 
     >>> p = Tensor(np.array([1.0, 2.0]), requires_grad=True)
     >>> (p * p).sum().backward()
@@ -126,21 +122,17 @@ class SGD(Optimizer):
     array([0.5, 1. ])
     """
 
-    def __init__(self, params: Params, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0,
-                 nesterov: bool = False):  # fmt: skip
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def _update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        momentum = group["momentum"]
         if group["weight_decay"]:
             g = g + group["weight_decay"] * p
-        if momentum:
-            if not state:
-                state["momentum_buffer"] = np.zeros_like(p)
-            b = state["momentum_buffer"]
-            b *= momentum
+        if group["momentum"]:
+            b = state.setdefault("momentum_buffer", np.zeros_like(p))
+            b *= group["momentum"]
             b += g
-            g = g + momentum * b if group["nesterov"] else b
+            g = b
         p -= group["lr"] * g
 
 
@@ -161,8 +153,8 @@ class AdamW(Optimizer):
     array([ 0.9, -0.9])
     """
 
-    def __init__(self, params: Params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01):  # fmt: skip
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.01):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def _update(self, p: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -175,10 +167,7 @@ class AdamW(Optimizer):
         m += (1 - beta1) * (g - m)
         v *= beta2
         v += (1 - beta2) * (g * g)
-        denominator = np.sqrt(v)  # then in place: a new array costs more than the arithmetic
-        denominator /= math.sqrt(1 - beta2**t)
-        denominator += group["eps"]
-        p -= lr / (1 - beta1**t) * m / denominator
+        p -= lr / (1 - beta1**t) * m / (np.sqrt(v) / math.sqrt(1 - beta2**t) + group["eps"])
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:

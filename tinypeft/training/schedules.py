@@ -35,8 +35,7 @@ def schedule_factor(name: str, step: int, num_warmup_steps: int = 0, num_trainin
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; expected one of {', '.join(SCHEDULES)}")
     if num_warmup_steps < 0 or (name == "constant" and num_warmup_steps):
-        raise ValueError(f'{num_warmup_steps} warm-up steps for {name!r}; expected at least 0, and 0 for "constant" '
-                         '("constant_with_warmup" has them)')  # fmt: skip
+        raise ValueError(f'{num_warmup_steps} warm-up steps for {name!r}; at least 0, and "constant_with_warmup" has them')
     if step < num_warmup_steps:
         return step / num_warmup_steps
     if name.startswith("constant"):
@@ -50,13 +49,16 @@ def schedule_factor(name: str, step: int, num_warmup_steps: int = 0, num_trainin
 
 
 class Scheduler:
-    """Sets the learning rate of every group of an optimizer, one step after the other (torch's LambdaLR).
+    """Sets the learning rate of every group of an optimizer, one step after the other (torch's LambdaLR); the first at once.
+
+    Args:
+        name, num_warmup_steps, num_training_steps: as for `schedule_factor`.
 
     Attributes:
         last_epoch: how many steps have been taken (torch's name): all that a schedule remembers.
     """
 
-    def __init__(self, name: str, optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int | None):
+    def __init__(self, name: str, optimizer: Optimizer, num_warmup_steps: int = 0, num_training_steps: int | None = None):
         self.name, self.lengths, self.optimizer = name, (num_warmup_steps, num_training_steps), optimizer
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -78,11 +80,4 @@ class Scheduler:
         return [group["lr"] for group in self.optimizer.param_groups]
 
 
-def get_scheduler(name: str, optimizer: Optimizer, num_warmup_steps: int = 0,
-                  num_training_steps: int | None = None) -> Scheduler:  # fmt: skip
-    """A schedule by its name, as transformers.get_scheduler; sets the learning rate of the first step at once.
-
-    Raises:
-        ValueError: as `schedule_factor`.
-    """
-    return Scheduler(name, optimizer, num_warmup_steps, num_training_steps)
+get_scheduler = Scheduler  # transformers' name for making one

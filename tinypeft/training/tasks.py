@@ -19,15 +19,14 @@ from pathlib import Path
 
 # country: (Faker's locales, how many names of Faker 40.54 remain after folding and leaving out US names)
 COUNTRIES: dict[str, tuple[tuple[str, ...], int]] = {
-    "polish": (("pl_PL",), 3048), "slovak": (("sk_SK",), 1189), "kenyan": (("en_KE",), 893),
-    "italian": (("it_IT",), 729), "croatian": (("hr_HR",), 695), "dutch": (("nl_NL", "nl_BE"), 674),
-    "irish": (("en_IE",), 560), "german": (("de_DE", "de_AT", "de_CH"), 489), "estonian": (("et_EE",), 370),
-    "french": (("fr_FR", "fr_BE", "fr_CH", "fr_CA"), 355),
-}  # fmt: skip
+    "polish": (("pl_PL",), 3048), "slovak": (("sk_SK",), 1189), "kenyan": (("en_KE",), 893), "italian": (("it_IT",), 729),
+    "croatian": (("hr_HR",), 695), "dutch": (("nl_NL", "nl_BE"), 674), "irish": (("en_IE",), 560), "estonian": (("et_EE",), 370),
+    "german": (("de_DE", "de_AT", "de_CH"), 489), "french": (("fr_FR", "fr_BE", "fr_CH", "fr_CA"), 355),
+}
 
 # Letters that Unicode does not take apart into a base letter and an accent.
 _WHOLE_LETTERS = str.maketrans("łŁøØđĐðÐħĦı", "lLoOdDdDhHi") | str.maketrans(
-    {"ß": "ss", "ẞ": "Ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "þ": "th", "Þ": "Th"})  # fmt: skip
+    {"ß": "ss", "ẞ": "Ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "þ": "th", "Þ": "Th"})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ STEPS = 6
 CASES = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}, None),
     "sgd_momentum_decay": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}, None),
-    "sgd_nesterov": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}, None),
     "adamw": (torch.optim.AdamW, {}, None),
     "adamw_settings": (torch.optim.AdamW, {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": 0.1}, None),
     "adamw_clipped": (torch.optim.AdamW, {"lr": 0.01}, 0.5),
