@@ -186,6 +186,18 @@ def test_no_two_leaves_share_the_memory_of_a_gradient():
     assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
 
 
+def test_what_a_slice_adds_is_not_written_into_somebody_elses_gradient():
+    """h gets the cotangent itself from the sum, and then a piece from its slice."""
+    x, c = tensor(3), tensor(3)
+    h = x * 1
+    part = h[:1]
+    cotangent = np.ones(4)
+    ops.concatenate([h + c, part]).backward(cotangent)
+    np.testing.assert_array_equal(cotangent, np.ones(4))
+    np.testing.assert_array_equal(c.grad, np.ones(3))
+    np.testing.assert_array_equal(x.grad, [2, 1, 1])
+
+
 def test_a_second_backward_is_refused():
     x = tensor(3)
     loss = (x * x).sum()

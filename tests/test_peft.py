@@ -196,6 +196,9 @@ def test_safe_merge_refuses_what_is_not_finite_and_merges_nothing():
     for name, parameter in peft_model.named_parameters():
         if name in before:
             np.testing.assert_array_equal(parameter.data, before[name])
+    with np.errstate(invalid="ignore"):
+        peft_model.merge_adapter()  # not asked to be safe, as in peft
+        assert not all(np.isfinite(p.data).all() for n, p in peft_model.named_parameters() if n in before)
 
 
 def test_dropout_touches_the_lora_branch_only():
@@ -211,6 +214,7 @@ def test_dropout_touches_the_lora_branch_only():
     whole = layer(x).data
     peft_model.train(seed=3)
     draws = [layer(x).data for _ in range(4000)]
+    assert np.abs(draws[0] - draws[1]).max() > 0.1 * np.abs(whole - plain).max()
     assert np.abs(np.mean(draws, axis=0) - whole).max() < 0.05 * np.abs(whole - plain).max()
     peft_model.train(seed=3)
     np.testing.assert_array_equal(layer(x).data, draws[0])
