@@ -197,10 +197,10 @@ def test_a_split_is_disjoint_whole_and_repeatable():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"input_ids": [1, 2], "labels": [1]}, r"rows\[1\] has 2 input_ids and 1 labels"),
+        ({"input_ids": [1, 2], "labels": [1]}, r"rows\[1\] has 2 input_ids, 1 labels"),
         ({"input_ids": [], "labels": []}, r"rows\[1\] has 0 input_ids"),
         ({"input_ids": [1] * 13, "labels": [1] * 13}, r"rows\[1\] has 13 .*; expected as many, 1 to 12"),
-        ({"input_ids": [1, 11], "labels": [1, 2]}, r"rows\[1\] has ids 1 to 11, the model has 11 tokens: wrong tokenizer"),
+        ({"input_ids": [1, 11], "labels": [1, 2]}, r"rows\[1\] has ids 1 to 11, the model 11 tokens: wrong tokenizer"),
         ({"input_ids": [1, -1], "labels": [1, 2]}, r"rows\[1\] has ids -1 to 2"),
         ({"input_ids": [1, 2], "labels": [-100, 11]}, r"rows\[1\] has ids 1 to 11"),
         ({"input_ids": [1, 2], "labels": [-100, -5]}, r"rows\[1\] has ids -5 to 2"),

@@ -23,7 +23,8 @@ def test_training_goes_where_torch_went(name, dtype, tag, tol):
     recorded = np.load(GOLDEN / "optimizer_traces.npz")
     trace = {key.removeprefix(f"{name}_{tag}/"): recorded[key] for key in recorded if key.startswith(f"{name}_{tag}/")}
     ids, labels = recorded["input_ids"], recorded["labels"]
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2_base", dtype=dtype), LoraConfig(r=4, lora_alpha=8))
+    base = AutoModelForCausalLM.from_pretrained(GOLDEN / "gpt2_base", dtype=dtype)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8))
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     assert {f"init/{key}" for key in trained} == {key for key in trace if key.startswith("init/")}
     for key, parameter in trained.items():

@@ -220,6 +220,13 @@ def test_dropout_touches_the_lora_branch_only():
     np.testing.assert_array_equal(layer(x).data, draws[0])
 
 
+def test_an_adapter_is_in_the_mode_of_its_model():
+    for training in (False, True):
+        peft_model = get_peft_model(base("llama").train(training, seed=1), LoraConfig(r=2, lora_dropout=0.5))
+        peft_model.add_adapter("second", LoraConfig(r=2, lora_dropout=0.5))
+        assert {module.training for module in peft_model.modules()} == {training}
+
+
 def test_several_adapters_add_up_and_switch():
     peft_model = adapted("llama", target_modules=["q_proj"])
     first = logits(peft_model)
@@ -291,6 +298,8 @@ BAD_TARGETS = [
     ({"target_modules": ["q_prj"]}, r"\['q_prj'\] match no module .* Near: q_proj"),
     ({"target_modules": ["q_proj", "c_attn"]}, r"\['c_attn'\] match no module of this LlamaForCausalLM"),
     ({"target_modules": ".*nothing"}, "match no module"),
+    ({"target_modules": ".*q_pro"}, "match no module"),  # a regular expression is for the whole name
+    ({"target_modules": ["proj"]}, r"\['proj'\] match no module"),  # an ending begins after a dot
     ({"target_modules": ["self_attn"]}, r"of type LlamaAttention; only Linear, Conv1D.* can be adapted"),
     ({"target_modules": ["q_proj"], "layers_to_transform": 7}, "match no module"),
     ({"target_modules": ["q_proj", "k_proj"], "r": 17}, "rank r=17 for model.layers.0.self_attn.k_proj, a matrix of 16 x 32"),

@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Output = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
+LORA, TRAINING, DATA, PROGRESS = "LoRA", "Training", "Data", "On the way"  # panels of `tinypeft train --help`
 
 
 @app.command()
@@ -24,6 +25,56 @@ def tour(out: Output = Path("tinypeft-tour"), seed: Seed = 0,
     from tinypeft.commands.tour import run_tour
 
     run_tour(out, steps=steps, seed=seed)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(help='"tinypeft/surnames", or a folder of a GPT-2 or Llama in Hugging Face\'s format.')],
+    data: Annotated[Path, typer.Option(help='FILE.txt, one text a line; or FILE.jsonl, one {"text": ...} or {"prompt": ..., '
+                                            '"completion": ...} a line. Of these only the completion is learned.')],
+    out: Annotated[Path, typer.Option(help="New folder for the result.")],
+    method: Annotated[str, typer.Option(help='"lora"; or "full", which trains all weights, to compare with.')] = "lora",
+    r: Annotated[int, typer.Option(help="Rank.", rich_help_panel=LORA)] = 8,
+    lora_alpha: Annotated[float, typer.Option(help="The update is scaled by lora_alpha / r.", rich_help_panel=LORA)] = 16,
+    lora_dropout: Annotated[float, typer.Option(help="Dropout on the input of A.", rich_help_panel=LORA)] = 0.0,
+    target_modules: Annotated[str, typer.Option(help='"all-linear", names as in "q_proj,v_proj", or a regular expression.',
+                                                rich_help_panel=LORA)] = "all-linear",
+    num_train_epochs: Annotated[float, typer.Option(help="How often each row is seen.", rich_help_panel=TRAINING)] = 3.0,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after so many updates, whatever the epochs.",
+                                                  rich_help_panel=TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: by the model\'s width, 10 times higher for LoRA.",
+                                                        rich_help_panel=TRAINING)] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows in one forward pass.", rich_help_panel=TRAINING)] = 8,
+    gradient_accumulation_steps: Annotated[int, typer.Option(help="Forward passes in one update.",
+                                                             rich_help_panel=TRAINING)] = 1,
+    lr_scheduler_type: Annotated[str, typer.Option(help="cosine, linear, constant or constant_with_warmup.",
+                                                   rich_help_panel=TRAINING)] = "cosine",
+    warmup_steps: Annotated[int | None, typer.Option(help="Default: a twentieth of all.", rich_help_panel=TRAINING)] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=TRAINING)] = 0.0,
+    max_grad_norm: Annotated[float, typer.Option(help="Larger gradients are scaled down to it; 0 for never.",
+                                                 rich_help_panel=TRAINING)] = 1.0,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=TRAINING)] = "float32",
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal results.", rich_help_panel=TRAINING)] = 0,
+    validation_fraction: Annotated[float, typer.Option(help="Share of the rows that is not trained on.",
+                                                       rich_help_panel=DATA)] = 0.1,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens in a row. Default: the model\'s positions.",
+                                                   rich_help_panel=DATA)] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut longer rows, instead of refusing them.",
+                                           rich_help_panel=DATA)] = False,
+    eval_steps: Annotated[int | None, typer.Option(help="Evaluate every so many updates. Default: five times in all.",
+                                                   rich_help_panel=PROGRESS)] = None,
+    save_steps: Annotated[int | None, typer.Option(help="Write a checkpoint every so many updates (the last two are kept). "
+                                                        "Default: five times in all.", rich_help_panel=PROGRESS)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly where the latest checkpoint in --out stands; give "
+                                                          "the same options.", rich_help_panel=PROGRESS)] = False,
+    prompt: Annotated[str | None, typer.Option(help="Text for the model to go on with at the end. Default: from validation "
+                                                    "rows.", rich_help_panel=PROGRESS)] = None,
+) -> None:
+    """Adapt a model to texts of your own, and save an adapter that Hugging Face PEFT loads too."""
+    options = dict(locals())  # all of the above, under their names
+    from tinypeft.commands.train import run_train
+
+    run_train(**options)
 
 
 @app.command()

@@ -100,7 +100,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[b
 def embedding(weight: Array, ids: Array) -> Value:
     """Rows of a table.  weight (V, d), ids integers of any shape (...) -> (..., d)."""
     if ids.size and not 0 <= ids.min() <= ids.max() < len(weight):
-        raise ValueError(f"token ids run from {ids.min()} to {ids.max()}, but the table has {len(weight)} rows: wrong tokenizer?")
+        raise ValueError(f"token ids run from {ids.min()} to {ids.max()}, the table has {len(weight)} rows: wrong tokenizer?")
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array]:
         dw = np.zeros_like(weight)

@@ -21,7 +21,6 @@ from tinypeft.files import new_folder, read_json, read_safetensors, write_json, 
 from tinypeft.nn import Module
 from tinypeft.training.optimizers import Optimizer
 
-
 TENSORS_NAME, STATE_NAME = "training.safetensors", "trainer_state.json"
 
 

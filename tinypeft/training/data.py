@@ -79,10 +79,10 @@ def check_rows(rows: Sequence[Row], model: Any, name: str) -> None:
     for i, row in enumerate(rows):
         ids, labels = row["input_ids"], row["labels"]
         if not 0 < len(ids) == len(labels) <= positions:
-            raise ValueError(f"{name}[{i}] has {len(ids)} input_ids and {len(labels)} labels; expected as many, 1 to {positions}")
+            raise ValueError(f"{name}[{i}] has {len(ids)} input_ids, {len(labels)} labels; expected as many, 1 to {positions}")
         used = {*ids, *labels} - {IGNORED}
         if min(used) < 0 or max(used) >= vocabulary:
-            raise ValueError(f"{name}[{i}] has ids {min(used)} to {max(used)}, the model has {vocabulary} tokens: wrong tokenizer?")
+            raise ValueError(f"{name}[{i}] has ids {min(used)} to {max(used)}, the model {vocabulary} tokens: wrong tokenizer?")
 
 
 def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, np.ndarray]:

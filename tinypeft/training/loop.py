@@ -29,9 +29,9 @@ from tinypeft.training.schedules import get_scheduler, schedule_factor
 # GPT-2's name for a norm, which it recognises by class.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|(?:^|\.)ln_")
 # What may differ between a run and its resumption, since no update depends on it.
-_FREE = ("output_dir", "disable_tqdm", "save_steps", "eval_steps", "per_device_eval_batch_size", "num_train_epochs", "max_steps")
-_AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1, "eval_steps": 1,
-             "save_steps": 1, "max_steps": -1, "warmup_steps": 0, "seed": 0, "num_train_epochs": 0.0, "max_grad_norm": 0.0}
+_FREE = "output_dir disable_tqdm save_steps eval_steps per_device_eval_batch_size num_train_epochs max_steps".split()
+_AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1, "seed": 0,
+             "save_steps": 1, "eval_steps": 1, "max_steps": -1, "warmup_steps": 0, "num_train_epochs": 0.0, "max_grad_norm": 0.0}
 
 
 @dataclass
@@ -193,7 +193,7 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
     history = History()
     bar = tqdm(total=max_steps, disable=args.disable_tqdm, unit="step")
     # A number that is not finite is this loop's to report, in words, rather than NumPy's to warn about.
-    with model.mode_restored(), few_threads(model.parameters()), bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with model.mode_restored(), few_threads(model.parameters()), bar, np.errstate(all="ignore"):
         model.train(seed=args.seed)
         if checkpoint is not None:
             history = History(**load_checkpoint(checkpoint, model, optimizer, run))

@@ -1,6 +1,9 @@
 """Pictures: matplotlib figures of plain data. matplotlib is imported only when something is drawn."""
 
+from tinypeft.viz.lessons import Picture, Predictions, broken, self_check, show
+from tinypeft.viz.matrices import plot_curves, plot_matrices
 from tinypeft.viz.plots import PALETTE, plot_history
 from tinypeft.viz.tour import plot_adaptation
 
-__all__ = ["PALETTE", "plot_adaptation", "plot_history"]
+__all__ = ["PALETTE", "Picture", "Predictions", "broken", "plot_adaptation", "plot_curves", "plot_history",
+           "plot_matrices", "self_check", "show"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73", "orange": "#E69F00", "sky": "#56B4E9",
-           "purple": "#CC79A7", "yellow": "#F0E442", "black": "#000000"}  # fmt: skip
+           "purple": "#CC79A7", "yellow": "#F0E442", "black": "#000000"}
 
 
 class Curves(Protocol):
