@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,7 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 def main() -> None:
     """Run the command line; an error that a user can mend is a sentence, not a traceback."""
+    warnings.formatwarning = lambda message, *_, **__: f"tinypeft: {message}\n"
     try:
         app()
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:

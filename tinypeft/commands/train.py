@@ -190,14 +190,14 @@ def _prepare(o: Options) -> Job:
 def _train(job: Job, out: Path, progress: Progress) -> History:
     """Train, with evaluations printed and the last two checkpoints kept."""
 
-    def on_step_end(step: int, history: History) -> None:  # sees what the step before has led to
+    def on_step_end(step: int, history: History) -> None:
         progress(history)
         for old in _checkpoints(out)[:-2]:
             shutil.rmtree(old)
 
     try:
-        history = train(job.model, job.train_rows, job.args, pad_token_id=job.pad_token_id, eval_rows=job.eval_rows,
-                        resume_from_checkpoint=job.checkpoint, on_step_end=on_step_end)
+        return train(job.model, job.train_rows, job.args, pad_token_id=job.pad_token_id, eval_rows=job.eval_rows,
+                     resume_from_checkpoint=job.checkpoint, on_step_end=on_step_end)
     except DivergenceError as error:
         raise RuntimeError(f"{error} (No result was written. A run with other settings needs another --out.)") from error
     except KeyboardInterrupt:
@@ -205,8 +205,6 @@ def _train(job: Job, out: Path, progress: Progress) -> History:
         console.print("\nInterrupted.", f"The same command with --resume goes on from {kept[-1]}." if kept else
                       "There was no checkpoint yet, so nothing is kept.")
         raise
-    on_step_end(job.args.max_steps, history)
-    return history
 
 
 def _require_unused(out: Path) -> None:

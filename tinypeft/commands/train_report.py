@@ -100,7 +100,7 @@ class Progress:
         self.characters, self.printed = characters, 0
 
     def __call__(self, history: History) -> None:
-        """Print the last evaluation, unless that was done. (It follows its step's call, and is seen at the next.)"""
+        """Print the last evaluation, unless that was done."""
         from tqdm import tqdm
 
         if len(history.eval_steps) == self.printed:

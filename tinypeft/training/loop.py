@@ -29,9 +29,9 @@ from tinypeft.training.schedules import get_scheduler, schedule_factor
 # GPT-2's name for a norm, which it recognises by class.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|(?:^|\.)ln_")
 # What may differ between a run and its resumption, since no update depends on it.
-_FREE = "output_dir disable_tqdm save_steps eval_steps per_device_eval_batch_size num_train_epochs max_steps".split()
-_AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1, "seed": 0,
-             "save_steps": 1, "eval_steps": 1, "max_steps": -1, "warmup_steps": 0, "num_train_epochs": 0.0, "max_grad_norm": 0.0}
+FREE = ["output_dir", "disable_tqdm", "save_steps", "eval_steps", "per_device_eval_batch_size", "num_train_epochs", "max_steps"]
+AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1, "seed": 0,
+            "save_steps": 1, "eval_steps": 1, "max_steps": -1, "warmup_steps": 0, "num_train_epochs": 0.0, "max_grad_norm": 0.0}
 
 
 @dataclass
@@ -81,9 +81,9 @@ class TrainingArguments:
     disable_tqdm: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in _AT_LEAST.items():
+        for name, least in AT_LEAST.items():
             value, unset = getattr(self, name), name in ("eval_steps", "save_steps") and getattr(self, name) is None
-            if not unset and not (isinstance(value, int | type(least)) and value >= least):
+            if not unset and not (isinstance(value, int | type(least)) and least <= value < math.inf):
                 raise ValueError(f"{name} is {value!r}; expected {type(least).__name__}, at least {least}")
         if self.save_steps is not None and self.output_dir is None:
             raise ValueError(f"save_steps is {self.save_steps}, but output_dir does not say where to save")
@@ -185,7 +185,7 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
     checkpoint = checkpoint_to_resume(args.output_dir, resume_from_checkpoint)
     run: dict[str, Any] = {}
     if args.output_dir is not None or checkpoint is not None:
-        settings = {name: value for name, value in asdict(args).items() if name not in _FREE}
+        settings = {name: value for name, value in asdict(args).items() if name not in FREE}
         if not args.lr_scheduler_type.startswith("constant"):
             settings["max_steps"] = max_steps  # the whole schedule depends on its end
         run = describe_run(model, train_rows, optimizer, settings)
@@ -215,8 +215,6 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
             history.grad_norms.append(norm)
             history.seconds.append(time.perf_counter() - started)
             scheduler.step()
-            if on_step_end is not None:
-                on_step_end(step, history)
             if eval_rows is not None and _due(step, args.eval_steps, max_steps):
                 size = args.per_device_eval_batch_size
                 history.eval_losses.append(evaluate(model, eval_rows, pad_token_id=pad_token_id, batch_size=size))
@@ -224,6 +222,8 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
                 _require_finite(history.eval_losses[-1], "the evaluation loss", model, step + 1, history)
             if args.output_dir is not None and _due(step, args.save_steps, max_steps):
                 save_checkpoint(args.output_dir, step, model, optimizer, run, asdict(history))
+            if on_step_end is not None:
+                on_step_end(step, history)
             bar.set_postfix(loss=f"{np.mean(history.losses[-20:]):.4f}", lr=f"{history.learning_rates[-1]:.2e}", refresh=False)
             bar.update()
     return history
