@@ -35,18 +35,12 @@ def test_training_goes_where_torch_went(name, dtype, tag, tol):
         loss = model(ids, labels=labels).loss
         loss.backward()
         assert_close(loss, trace["losses"][step], tol, f"loss at step {step}")
-        if step == 0:
-            for key, parameter in trained.items():
-                assert_close(clipped(parameter.grad, trained, max_norm), trace[f"grad0/{key}"], tol, key)
         if max_norm is not None:
             assert_close(clip_grad_norm_(trained.values(), max_norm), trace[f"gradnorm{step}"], tol, "norm")
+        if step == 0:
+            for key, parameter in trained.items():
+                assert_close(parameter.grad, trace[f"grad0/{key}"], min(tol, 1e-2 * np.abs(trace[f"grad0/{key}"]).max()), key)
         optimizer.step()
     assert_close(model(ids, labels=labels).loss, trace["final_loss"], tol, "final loss")
     for key, parameter in trained.items():
         assert_close(parameter, trace[f"final/{key}"], tol, key)
-
-
-def clipped(gradient, trained, max_norm):
-    """The gradient as torch recorded it: after clipping."""
-    norm = np.sqrt(sum((parameter.grad.astype(np.float64) ** 2).sum() for parameter in trained.values()))
-    return gradient * min(1, (max_norm or np.inf) / (norm + 1e-6))
