@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import enum
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from tinypeft.files import read_json, write_json
 from tinypeft.nn.module import near
 
 if TYPE_CHECKING:
     from tinypeft.peft.layer import AdapterLayer
+
+L = TypeVar("L", bound="AdapterLayer")
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_VERSION = "0.21.2"  # whose keys and defaults we read and write
@@ -111,7 +114,7 @@ class TargetedConfig(PeftConfig):
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
 
-    layer: ClassVar[type[AdapterLayer]]  # what a target module is wrapped in
+    layer: ClassVar[type[AdapterLayer]]  # what a target module is wrapped in: see layer_of
     default_targets: ClassVar[dict[str, list[str]]]  # model type -> target_modules
 
     def __post_init__(self) -> None:
@@ -125,7 +128,11 @@ class TargetedConfig(PeftConfig):
 METHODS: dict[str, type[PeftConfig]] = {}
 
 
-def method(config_class: type[PeftConfig]) -> type[PeftConfig]:
-    """Enter a config class in the table of methods, under its peft_type."""
-    METHODS[config_class.peft_type] = config_class
-    return config_class
+def layer_of(config_class: type[TargetedConfig]) -> Callable[[type[L]], type[L]]:
+    """Enter a method in the table: the decorated layer is what a config of this class puts around a module."""
+    def enter(layer: type[L]) -> type[L]:
+        config_class.layer = layer
+        METHODS[config_class.peft_type] = config_class
+        return layer
+
+    return enter

@@ -19,11 +19,56 @@ from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
 from tinypeft.nn import Conv1D, Dropout, Linear, Module
 from tinypeft.nn.module import generator
-from tinypeft.peft.config import TargetedConfig, method
+from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.targets import pattern_value
 
 
+@dataclass
+class LoraConfig(TargetedConfig):
+    """Arguments, names and defaults of peft's LoraConfig; those that name modules are TargetedConfig's.
+
+    Args:
+        r: the rank, at least 1.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        lora_dropout: dropout on the input of A (the frozen path sees the input whole).
+        fan_in_fan_out: whether the weights are stored (in, out), as Conv1D does; set from the modules.
+        use_rslora: scale by lora_alpha / sqrt(r).
+        rank_pattern, alpha_pattern: other ranks and alphas for modules whose names end in a pattern.
+    """
+
+    r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    fan_in_fan_out: bool = False
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+
+    peft_type: ClassVar[str] = "LORA"
+    default_targets: ClassVar[dict[str, list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+    unsupported: ClassVar[dict[str, Any]] = {
+        "alora_invocation_tokens": None, "arrow_config": None, "bias": "none", "corda_config": None,
+        "ensure_weight_tying": False, "eva_config": None, "init_lora_weights": True, "kasa_config": None,
+        "layer_replication": None, "loftq_config": {}, "lora_bias": False, "lora_ga_config": None, "megatron_config": None,
+        "megatron_core": "megatron.core", "modules_to_save": None, "monteclora_config": None, "qalora_group_size": 16,
+        "target_parameters": None, "trainable_token_indices": None, "use_bdlora": None, "use_dora": False,
+        "use_qalora": False, "velora_config": None,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, r in {"r": self.r, **self.rank_pattern}.items():
+            if not isinstance(r, int) or isinstance(r, bool) or r < 1:
+                raise ValueError(f"LoraConfig: the rank must be an integer of at least 1, got {name}={r!r}")
+        for name, alpha in {"lora_alpha": self.lora_alpha, **self.alpha_pattern}.items():
+            if not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+                raise ValueError(f"LoraConfig: lora_alpha must be a positive number, got {name}={alpha!r}")
+        if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"LoraConfig: lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
+
+
+@layer_of(LoraConfig)
 class LoraLayer(AdapterLayer):
     """y = W0 x + b + (alpha / r) B A dropout(x), summed over the active adapters."""
 
@@ -69,49 +114,3 @@ class LoraLayer(AdapterLayer):
         A, B = self.lora_A[adapter_name].weight.data, self.lora_B[adapter_name].weight.data
         delta = self.lora_scaling[adapter_name] * (B @ A)
         return delta.T if isinstance(self.base_layer, Conv1D) else delta
-
-
-@method
-@dataclass
-class LoraConfig(TargetedConfig):
-    """Arguments, names and defaults of peft's LoraConfig; those that name modules are TargetedConfig's.
-
-    Args:
-        r: the rank, at least 1.
-        lora_alpha: the update is scaled by lora_alpha / r.
-        lora_dropout: dropout on the input of A (the frozen path sees the input whole).
-        fan_in_fan_out: whether the weights are stored (in, out), as Conv1D does; set from the modules.
-        use_rslora: scale by lora_alpha / sqrt(r).
-        rank_pattern, alpha_pattern: other ranks and alphas for modules whose names end in a pattern.
-    """
-
-    r: int = 8
-    lora_alpha: float = 8
-    lora_dropout: float = 0.0
-    fan_in_fan_out: bool = False
-    use_rslora: bool = False
-    rank_pattern: dict[str, int] = field(default_factory=dict)
-    alpha_pattern: dict[str, float] = field(default_factory=dict)
-
-    peft_type: ClassVar[str] = "LORA"
-    layer: ClassVar[type[AdapterLayer]] = LoraLayer
-    default_targets: ClassVar[dict[str, list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
-    unsupported: ClassVar[dict[str, Any]] = {
-        "alora_invocation_tokens": None, "arrow_config": None, "bias": "none", "corda_config": None,
-        "ensure_weight_tying": False, "eva_config": None, "init_lora_weights": True, "kasa_config": None,
-        "layer_replication": None, "loftq_config": {}, "lora_bias": False, "lora_ga_config": None, "megatron_config": None,
-        "megatron_core": "megatron.core", "modules_to_save": None, "monteclora_config": None, "qalora_group_size": 16,
-        "target_parameters": None, "trainable_token_indices": None, "use_bdlora": None, "use_dora": False,
-        "use_qalora": False, "velora_config": None,
-    }
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, r in {"r": self.r, **self.rank_pattern}.items():
-            if not isinstance(r, int) or isinstance(r, bool) or r < 1:
-                raise ValueError(f"LoraConfig: the rank must be an integer of at least 1, got {name}={r!r}")
-        for name, alpha in {"lora_alpha": self.lora_alpha, **self.alpha_pattern}.items():
-            if not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
-                raise ValueError(f"LoraConfig: lora_alpha must be a positive number, got {name}={alpha!r}")
-        if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"LoraConfig: lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
