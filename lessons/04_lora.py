@@ -8,6 +8,8 @@
 # The model here is small. It writes surnames from the United States, letter by letter, and you will teach it Polish
 # ones. All of it runs on a laptop without a graphics card, in less than a minute.
 #
+# You need some Python, matrix products, and what a gradient is.
+#
 # The cells follow a rhythm:
 #
 # - **Predict.** Put your guess in place of `None` *before* you run what comes next. A wrong guess teaches more than none.
@@ -130,7 +132,7 @@ show(plot_curves(curves, "number of pieces kept, out of 96", "share of the squar
 # more of them, and a matrix of random numbers needs more than half of the 96.
 #
 # But does the small rest matter? Let us throw it away and see. `with_rank(k)` keeps, in the change of every
-# linear layer, the `k` largest pieces only. (The changes of embeddings, norms and biases stay: so even `k = 0` is a little
+# linear layer, the `k` largest pieces only. (The changes of embeddings, norms and biases stay: so even `k = 0` is a good deal
 # better than the base.)
 
 # %% tags=["predict"]
@@ -165,7 +167,8 @@ show(plot_curves({"change cut to k pieces": (list(cut), list(cut.values()))}, "k
 
 # %% [markdown]
 # This is the observation that LoRA starts from. The change that fine-tuning makes is *nearly of low rank*: with 8 pieces
-# of 96, more than 85 % of the gain is still there. It is seen here, in this model; it is not a law.
+# of 96, more than 85 % of what the linear layers' changes bring is still there. It is seen here, in this model; it is not
+# a law.
 
 # %% [markdown]
 # <a id="low-rank"></a>
@@ -239,7 +242,7 @@ from tinypeft.training import collate
 config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
 adapted = get_peft_model(load(), config, seed=0)
 batch = collate(rows[:32], tokenizer.pad_token_id)  # input_ids, attention_mask, labels: each (32, T)
-before = base(**batch).logits.data  # (32, T, 55): a score for each next token
+before = base(**batch).logits.data  # (32, T, 55): 52 letters, start, end, padding
 difference = np.abs(adapted(**batch).logits.data - before).max()
 print(f"largest difference of any score: {difference}")
 
@@ -726,9 +729,9 @@ show(plot_curves(paths, "bits per character, Polish names (learning goes left)",
                  "What is learned, and what is forgotten on the way"))
 
 # %% [markdown]
-# While it is plugged in, LoRA forgets a little less than full fine-tuning, but more than 70 % as much. That is so, too, if one
-# compares fairly, at the point where both have learned equally much of Polish; on the way there, the curves run close
-# together. And the stated reason does not hold. Freezing $W_0$ does not protect the output, since $B A$ moves more than 99 % of
+# While it is plugged in, LoRA forgets a little less than full fine-tuning, but more than 70 % as much. At the end that is
+# so at equal learning, too; earlier on the way, for as much Polish, LoRA had forgotten more (its curve lies higher). And the
+# stated reason does not hold. Freezing $W_0$ does not protect the output, since $B A$ moves more than 99 % of
 # the numbers that the layer computes with. (One small model, one task: measure it for yours.)
 #
 # What LoRA does give is something else. The damage can be *undone*. Unplugged, it is 0.0. Merge, and throw the base away,
@@ -823,4 +826,4 @@ print(self_check(merge, lambda W0, A, B, alpha: add(W0, A, B, alpha / len(A)), w
 print(notes)
 
 # %% [markdown]
-# In the next lesson: how few numbers can a task be learned with, if one does not even choose which?
+# In the next lesson (not written yet): how few numbers can a task be learned with, if one does not even choose which?

@@ -669,6 +669,18 @@ def test_older_configs_of_llama_mean_the_same():
     assert LlamaConfig(rope_parameters={}).rope_parameters["rope_theta"] == 1e4
 
 
+def test_a_broken_model_writes_nothing():
+    model = tiny("llama")
+    model.lm_head.weight.data[0, 0] = np.nan
+    with pytest.raises(FloatingPointError, match="logits are not numbers"):
+        model.generate(IDS, max_new_tokens=2, do_sample=True)
+
+
+def test_a_wrong_width_is_named():
+    with pytest.raises(ValueError, match=r"shape \(2, 7\): its last axis must be the layer's 8 features"):
+        tiny("gpt2").transformer.h[0].attn.c_proj(Tensor(np.zeros((2, 7))))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_model_cannot_read_is_refused(family):
     model = tiny(family)

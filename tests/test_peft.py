@@ -280,7 +280,8 @@ BAD_CONFIGS = [
     ({"lora_alpha": 0}, "positive number, got lora_alpha=0"), ({"lora_alpha": float("nan")}, "got lora_alpha=nan"),
     ({"lora_dropout": 1.0}, r"in \[0, 1\), got 1.0"), ({"lora_dropout": -0.1}, "got -0.1"),
     ({"rank_pattern": {"q_proj": 0}}, "got q_proj=0"), ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM"),
-    ({"target_modules": 7}, "list of names or a string, got 7"),
+    ({"target_modules": 7}, "list of names or a string, got 7"), ({"bias": "all"}, "bias='all' is not implemented here"),
+    ({"use_dora": True}, "use_dora=True is not implemented"), ({"layers_pattern": "h"}, "layers_to_transform does not say"),
 ]
 
 
@@ -301,7 +302,10 @@ BAD_TARGETS = [
     ({"target_modules": ".*q_pro"}, "match no module"),  # a regular expression is for the whole name
     ({"target_modules": ["proj"]}, r"\['proj'\] match no module"),  # an ending begins after a dot
     ({"target_modules": ["self_attn"]}, r"of type LlamaAttention; only Linear, Conv1D.* can be adapted"),
-    ({"target_modules": ["q_proj"], "layers_to_transform": 7}, "match no module"),
+    ({"target_modules": ["q_proj"], "layers_to_transform": 7}, "but exclude_modules=None, layers_to_transform=7 .* leave none"),
+    ({"target_modules": "q_proj"}, "a string is a regular expression for the whole name; give names as a list"),
+    ({"target_modules": "*proj"}, r"'\*proj' is not a regular expression \(nothing to repeat"),
+    ({"target_modules": ["q_proj"], "rank_pattern": {"qproj": 2}}, r"rank_pattern \['qproj'\] match none of the target"),
     ({"target_modules": ["q_proj", "k_proj"], "r": 17}, "rank r=17 for model.layers.0.self_attn.k_proj, a matrix of 16 x 32"),
 ]
 
@@ -319,6 +323,81 @@ def test_a_config_that_does_not_fit_leaves_the_model_as_it_was(values, message):
         peft_model.add_adapter("second", LoraConfig(**values))
     assert [n for n, _ in peft_model.named_parameters()] == expected[1]
     np.testing.assert_array_equal(logits(peft_model), expected[0])
+
+
+def test_keys_of_peft_are_accepted_at_their_defaults_and_as_sets(tmp_path):
+    config = LoraConfig(r=2, bias="none", init_lora_weights=True, modules_to_save=None, use_dora=False,
+                        target_modules={"q_proj"}, exclude_modules={"v_proj"}, layers_to_transform=range(1))
+    peft_model = get_peft_model(base("llama"), config)
+    peft_model.save_pretrained(tmp_path)
+    assert read_json(tmp_path / "adapter_config.json")["layers_to_transform"] == [0]
+    assert config.base_model_name_or_path is None  # the caller's config may serve another model
+
+
+def test_a_second_adapter_wraps_the_same_layers_not_the_first_adapter():
+    peft_model = get_peft_model(base("llama"), LoraConfig(r=2, target_modules="all-linear"))
+    peft_model.add_adapter("second", LoraConfig(r=2, target_modules="all-linear"))
+    names = [name for name, _ in peft_model.named_parameters() if "lora" in name]
+    assert all(name.count("lora_") == 1 for name in names)
+    assert len(names) == 14 * 2 * 2
+    peft_model.set_adapter(["second", "second"])
+    assert peft_model.active_adapters == ["second"]
+
+
+def test_merging_into_a_tied_head_leaves_the_token_table_alone(tmp_path):
+    peft_model = adapted("gpt2", target_modules=["lm_head"])
+    expected, table = logits(peft_model), peft_model.get_base_model().transformer.wte.weight.data.copy()
+    peft_model.merge_adapter()
+    assert_close(logits(peft_model), expected, 1e-10)
+    peft_model.unmerge_adapter()
+    assert_close(logits(peft_model), expected, 0)
+    merged = peft_model.merge_and_unload()
+    np.testing.assert_array_equal(merged.transformer.wte.weight.data, table)
+    merged.save_pretrained(tmp_path)
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float64")), expected, 1e-10)
+
+
+def test_switching_off_may_be_nested():
+    peft_model = adapted()
+    plain, changed = logits(base("llama")), logits(peft_model)
+    with peft_model.disable_adapter():
+        with peft_model.disable_adapter():
+            pass
+        np.testing.assert_array_equal(logits(peft_model), plain)
+        peft_model.merge_adapter()
+        np.testing.assert_array_equal(logits(peft_model), plain)
+    np.testing.assert_array_equal(logits(peft_model), changed)
+
+
+def test_what_is_loaded_stays_frozen_unless_it_is_to_be_trained():
+    peft_model = PeftModel.from_pretrained(base("llama"), GOLDEN / "adapters/llama_lora")
+    peft_model.load_adapter(GOLDEN / "adapters/llama_lora_alllinear", "second", is_trainable=True)
+    assert peft_model.get_nb_trainable_parameters()[0] == 0
+    peft_model.set_adapter("second")
+    assert {".second." in name for name, p in peft_model.named_parameters() if p.requires_grad} == {True}
+
+
+def test_unloading_thaws_what_was_trained_before():
+    model = base("llama")
+    model.lm_head.weight.requires_grad = False
+    get_peft_model(model, LoraConfig(r=2)).unload()
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["lm_head.weight"]
+
+
+def test_a_failed_addition_leaves_the_merged_weights():
+    peft_model = adapted(target_modules=["q_proj", "k_proj"])
+    peft_model.merge_adapter()
+    merged = logits(peft_model)
+    with pytest.raises(ValueError, match="rank r=17"):
+        peft_model.add_adapter("second", LoraConfig(r=17, target_modules=["q_proj", "k_proj"]))
+    assert all(layer.merged for layer in peft_model._layers())
+    np.testing.assert_array_equal(logits(peft_model), merged)
+
+
+def test_a_base_with_adapters_in_it_is_not_saved_as_a_model(tmp_path):
+    with pytest.raises(ValueError, match="carries adapters"):
+        adapted().get_base_model().save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_and_second_wrappings_are_checked():

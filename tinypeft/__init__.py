@@ -1,7 +1,7 @@
 """tinypeft: parameter-efficient fine-tuning, learned by building it.
 
 Names, arguments and files are those of transformers and peft; everything underneath is NumPy. In reading order: autograd,
-nn, peft, training. Shapes in comments: B batch, T time, d model width, h heads, r rank, p virtual tokens, V vocabulary.
+nn, peft, models, training. Shapes in comments: B batch, T time, d model width, h heads, r rank, p virtual tokens, V vocabulary.
 """
 
 from tinypeft.autograd import Tensor, checkpoint, gradcheck, no_grad

@@ -93,4 +93,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # a C library without mallopt (musl)
         return False
-    return bool(mallopt(m_mmap_threshold, 1 << 30) and mallopt(m_trim_threshold, 1 << 30))
+    kept = mallopt(m_mmap_threshold, 1 << 30) or mallopt(m_mmap_threshold, 1 << 25)  # older glibc allows 32 MiB at most
+    return bool(kept and mallopt(m_trim_threshold, 1 << 30))

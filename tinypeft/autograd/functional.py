@@ -2,7 +2,7 @@
 
 Written as in ops.py, value and vjp side by side; the names are those of torch.nn.functional. Buffers that an operation has
 made itself are changed in place: on a CPU, moving memory costs as much as computing. Shapes: B batch, T time (queries),
-S time (keys), d width, h heads, N rows, V vocabulary; `...` any leading axes.
+S time (keys), d width (in attention and rotary: of one head), h heads, N rows, V vocabulary; `...` any leading axes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def gelu(x: Array, *, needs: tuple[bool, ...]) -> Value:
     Cubes are products: `x**3` would take four times as long as all the rest.
     """
     k0, k1 = (2 / np.pi) ** 0.5, 0.044715 * (2 / np.pi) ** 0.5
-    square = x * x
+    square = np.minimum(x * x, 1e4)  # tanh is 1 by then, and 0 times infinity would make the slope nan
     s = 0.5 * np.tanh(x * (k0 + k1 * square)) + 0.5
     y = x * s
     slope = y * (1 - s) * (2 * k0 + 6 * k1 * square) + s if needs[0] else None  # kept instead of x and s
@@ -127,7 +127,8 @@ def _column_sums(x: Array) -> Array:
 
 def _rms_norm(x: Array, weight: Array, eps: float) -> Value:
     """n w with n = x / rms; dx = (dn - n mean(dn n)) / rms with dn = g w, dw = sum(g n)."""
-    scale = 1 / np.sqrt(_row_dots(x, x) * (1 / x.shape[-1]) + eps)  # 1 / rms, (..., 1)
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x  # the squares of a float16 row overflow at 65504
+    scale = (1 / np.sqrt(_row_dots(wide, wide) * (1 / x.shape[-1]) + eps)).astype(x.dtype, copy=False)  # 1 / rms, (..., 1)
     normed = x * scale
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
@@ -184,7 +185,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, drop: 
     """softmax(q k^T / sqrt(d) + causal mask) v, with grouped queries (Vaswani et al. 2017, 1706.03762; 2305.13245).
 
     Query t of T sees the keys 0 ... S - T + t, so that cached keys (S > T) are seen by all. A query that may see nothing
-    (padding) looks at all keys alike, as in transformers' eager attention.
+    (padding) looks at all keys alike, as in transformers' eager attention, and has that one's gradient too.
 
     Args:
         q: (B, T, h, d); k, v: (B, S, h_kv, d) with h a multiple of h_kv; query head i reads key head i // (h / h_kv).
@@ -208,8 +209,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, drop: 
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # (B, h_kv, S, d)
     weights = q @ k.swapaxes(-1, -2)  # (B, h_kv, group * T, S)
     by_head = weights.reshape(B, h, T, S)
-    if T > 1:
-        by_head += asarray(_causal(T, S, q.dtype), like=q)
+    by_head += asarray(_causal(T, S, q.dtype), like=q)
     if mask is not None:
         np.copyto(by_head, np.finfo(q.dtype).min, where=~mask[:, None, None, :])
     weights -= weights.max(axis=-1, keepdims=True)
@@ -253,6 +253,8 @@ def cross_entropy(logits: Array, labels: Array, *, ignore_index: int = -100, nee
     d loss / d logits = (softmax(logits) - one_hot(label)) / count: all of it is there once the loss is. If every label is
     ignored the loss is nan, as in torch.
     """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels have shape {labels.shape}, logits {logits.shape}: expected one label for each row")
     shape, rows, labels = logits.shape, logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     kept = np.flatnonzero(labels != ignore_index)
     count, place, labels = kept.size, np.arange(kept.size), labels[kept]

@@ -26,7 +26,7 @@ def gradcheck(fn: Callable[..., Tensor], *inputs: Tensor, eps: float = 1e-6, tol
     Raises:
         AssertionError: names the input, the index, the gradient received and the one expected.
         TypeError: an input is not a float64 Tensor.
-        ValueError: no input requires a gradient.
+        RuntimeError: no input requires a gradient.
 
     >>> gradcheck(lambda a, b: a * b, Tensor(np.ones((2, 1)), requires_grad=True), Tensor(np.ones(3), requires_grad=True))
     True
@@ -34,8 +34,6 @@ def gradcheck(fn: Callable[..., Tensor], *inputs: Tensor, eps: float = 1e-6, tol
     kinds = [str(x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in inputs]
     if set(kinds) != {"float64"}:
         raise TypeError(f"gradcheck needs float64 Tensors, got {', '.join(kinds)}")
-    if not any(x.requires_grad for x in inputs):
-        raise ValueError("gradcheck: no input requires a gradient")
     leaves = [Tensor(x.data.copy(), requires_grad=x.requires_grad) for x in inputs]
     out = fn(*leaves)
     cotangent = np.random.default_rng(seed).standard_normal(out.shape)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinypeft.backend import Array, to_numpy
+from tinypeft.backend import Array, asarray, to_numpy
 
 Vjp = Callable[[Array, tuple[bool, ...]], tuple[Any, ...]]
 Value = tuple[Array, Vjp]  # what an operation on arrays returns
@@ -76,6 +76,8 @@ class Tensor:
             raise RuntimeError("backward() of a tensor that requires no gradient: all is frozen here, or under no_grad()")
         if grad is None and self.size == 1:
             grad = np.ones_like(self.data)
+        elif grad is not None:
+            grad = asarray(grad.data if isinstance(grad, Tensor) else grad, like=self.data).astype(self.dtype, copy=False)
         if grad is None or grad.shape != self.shape:
             raise ValueError(f"a tensor of shape {self.shape} needs a cotangent like it, got {getattr(grad, 'shape', None)}")
         if self.node is None:
@@ -129,7 +131,7 @@ class Tensor:
     def __rtruediv__(self, other: Any) -> Tensor: return ops.divide(other, self)
     def __matmul__(self, other: Any) -> Tensor: return ops.matmul(self, other)
     def __rmatmul__(self, other: Any) -> Tensor: return ops.matmul(other, self)
-    def __pow__(self, exponent: float) -> Tensor: return ops.power(self, exponent=exponent)
+    def __pow__(self, exponent: float) -> Tensor: return ops.power(self, exponent=float(exponent))
     def __neg__(self) -> Tensor: return ops.multiply(self, -1)
     def __getitem__(self, index: Any) -> Tensor: return ops.getitem(self, index=index)
 
@@ -153,12 +155,16 @@ class Tensor:
 Observer = Callable[[str, str, str, tuple[Any, ...]], None]
 
 
+def _nobody(moment: str, phase: str, name: str, arrays: tuple[Any, ...]) -> None:
+    """The observer while nobody observes."""
+
+
 class Tape(threading.local):
     """What the operations of a thread must know."""
 
     recording = True
     probing = False  # in the first pass of a checkpoint: mark what would be recorded, but record nothing
-    observer: Observer | None = None
+    observer: Observer = staticmethod(_nobody)
     generators: dict[int, Any] | None = None  # random states that a checkpoint must be able to return to
 
 
@@ -215,11 +221,9 @@ def op(function: Callable[..., Value]) -> Callable[..., Tensor]:
         wanted = tape.recording and any(needs)
         if told:
             options["needs"] = needs if wanted else (False,) * len(needs)
-        if tape.observer is not None:
-            tape.observer("before", "forward", name, arrays)
+        tape.observer("before", "forward", name, arrays)
         value, vjp = function(*arrays, **options)
-        if tape.observer is not None:
-            tape.observer("after", "forward", name, (value,))
+        tape.observer("after", "forward", name, (value,))
         out = Tensor(value, requires_grad=wanted)
         if wanted and not tape.probing:
             out.node = Node(name, inputs, needs, vjp)
@@ -239,11 +243,9 @@ def _walk(root: Node, grad: Array) -> None:
                                "run the forward pass again, or add up the losses and call backward() once")
         g, vjp, parents = node.grad, node.vjp, node.parents
         node.grad, node.vjp, node.parents = None, None, ()
-        if tape.observer is not None:
-            tape.observer("before", "backward", node.name, (g,))
+        tape.observer("before", "backward", node.name, (g,))
         grads = vjp(g, node.needs)
-        if tape.observer is not None:
-            tape.observer("after", "backward", node.name, grads)
+        tape.observer("after", "backward", node.name, grads)
         for parent, gradient in zip(parents, grads, strict=False):
             if parent is not None and gradient is not None:
                 target = parent[0]

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 import tinypeft
+from tinypeft.commands import program
 from tinypeft.files import new_folder
+
+NOT_FOR_LEARNERS = ("__pycache__", ".ipynb_checkpoints", "build.py", "outline.toml", "[0-9][0-9]_*.py")  # sources of notebooks
 
 
 def course_folder() -> Path:
@@ -33,5 +36,6 @@ def copy_course(folder: Path) -> None:
     course = course_folder()
     with new_folder(folder) as target:
         for part in ("lessons", "exercises"):
-            shutil.copytree(course / part, target / part, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    print(f"The course is in {folder}. Begin with:\n\n    jupyter lab {folder / 'lessons'}\n")
+            shutil.copytree(course / part, target / part, ignore=shutil.ignore_patterns(*NOT_FOR_LEARNERS))
+    (first, *_) = sorted((folder / "lessons").glob("*.ipynb"))
+    print(f"The course is in {folder}. Begin with:\n\n    {program('jupyter')} lab {first}\n")

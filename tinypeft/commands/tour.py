@@ -16,6 +16,8 @@ from rich.table import Table
 
 from tinypeft import AutoModelForCausalLM, AutoTokenizer, LoraConfig, PeftModel, get_peft_model
 from tinypeft.backend import few_threads
+from tinypeft.commands import program
+from tinypeft.models.bundled import resolve_folder
 from tinypeft.peft.lora import __file__ as lora_file
 from tinypeft.training import TrainingArguments, bits_per_character, encode_rows, surnames, train, us_surnames
 from tinypeft.viz.tour import plot_adaptation
@@ -43,13 +45,19 @@ class Tour:
     @property
     def closed(self) -> float:
         """The share of what full fine-tuning gains that LoRA gains too."""
-        return (self.polish_before - self.polish_lora) / (self.polish_before - self.polish_full)
+        return _closed(self.polish_before, self.polish_lora, self.polish_full)
+
+
+def _closed(before: float, lora: float, full: float) -> float:
+    return (before - lora) / (before - full) if before != full else float("nan")
 
 
 def run_tour(out: Path, *, steps: int = 300, seed: int = 0) -> Tour:
     """Adapt the bundled base to Polish surnames with LoRA, and beside it by full fine-tuning; print and save what happens."""
     if steps < 1:
         raise ValueError(f"--steps must be at least 1, got {steps}")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"--out {out} is a file: name a folder")
     base = AutoModelForCausalLM.from_pretrained(BASE)
     with few_threads(base.parameters()):
         return _tour(base, out, steps, seed)
@@ -67,7 +75,7 @@ def _tour(base: Any, out: Path, steps: int, seed: int) -> Tour:
         return bits_per_character(model, names, tokenizer)
 
     say(f"[bold]1. A base model[/]  {BASE}: a Llama of {size:,} parameters, trained by this project to spell the\n"
-        f"   surnames of the United States ({total:,} of them, 1990 Census). It invents:\n")
+        f"   surnames of the United States, from {len(us.train):,} of the {total:,} in the 1990 Census. It invents:\n")
     say(f"   {_samples(base, tokenizer, seed)}\n")
     us_before, polish_before = bits(base, us.test), bits(base, polish.test)
     say(f"   It needs {us_before:.2f} bits for a character of a US name that it has not seen, and {polish_before:.2f} for\n"
@@ -111,9 +119,10 @@ def _tour(base: Any, out: Path, steps: int, seed: int) -> Tour:
     say(table, soft_wrap=False)
     measured = {"polish_before": polish_before, "polish_lora": polish_lora, "polish_full": polish_full, "us_before": us_before,
                 "us_plugged": us_plugged, "us_unplugged": us_unplugged, "difference_at_start": at_start}
-    closed = (polish_before - polish_lora) / (polish_before - polish_full)
-    say(f"\n   LoRA gains {closed:.0%} of what full fine-tuning gains. Both forget US names while in use; but the base under\n"
-        f"   the adapter is {'untouched, bit for bit' if base_kept else 'CHANGED'}: unplugged, it spells as before.\n")
+    closed = _closed(polish_before, polish_lora, polish_full)
+    say(f"\n   LoRA gains {closed:.0%} of what full fine-tuning gains. US names cost {us_plugged - us_before:+.2f} bits\n"
+        f"   while the adapter is plugged in, {us_unplugged - us_before:+.2f} when it is not: the base under it is\n   "
+        f"{'untouched, bit for bit' if base_kept else 'CHANGED'}.\n")
     say(f"   Now it invents:\n\n   {_samples(lora, tokenizer, seed)}\n")
 
     say("[bold]4. Save, reload, merge[/]\n")
@@ -125,16 +134,16 @@ def _tour(base: Any, out: Path, steps: int, seed: int) -> Tour:
     merged = float(np.abs(again.merge_and_unload()(ids).logits.data - adapted).max())
     plot_adaptation(losses, polish_before, {"LoRA r=8": polish_lora, "full fine-tuning": polish_full}).savefig(
         out / "tour.png", dpi=120)
-    say(f"   {file}: {file.stat().st_size / 1000:.0f} kB. It loads in Hugging Face PEFT too.\n"
+    say(f"   {file}: {file.stat().st_size / 1000:.0f} kB. It loads in Hugging Face PEFT too,\n"
+        f"   on the base in {resolve_folder(BASE)}\n"
         f"   Reloaded, largest difference of any logit: {reloaded}\n"
         f"   Merged into the base weights: {merged:.1e}, the rounding of float32.\n"
         f"   {out / 'tour.png'}: the two training runs, side by side.\n")
     tour = Tour(**measured, difference_merged=merged, difference_reloaded=reloaded, seconds=time.perf_counter() - started)
     say(f"[bold]Next[/]  ({tour.seconds:.0f} seconds so far)\n\n"
-        "   tinypeft learn           copies the lessons; lesson 04 builds this adapter by hand\n"
-        "   tinypeft train --help    does the same with data of yours\n"
-        f"   {Path(lora_file).relative_to(Path.cwd()) if Path(lora_file).is_relative_to(Path.cwd()) else lora_file}\n"
-        "                            the method: one short file, to be read beside its paper\n")
+        f"   {program('tinypeft')} learn\n      copies the lessons; lesson 04 builds this adapter by hand\n"
+        f"   {program('tinypeft')} train --help\n      does the same with data of yours\n"
+        f"   {lora_file}\n      the method: one short file, to be read beside its paper\n")
     return tour
 
 

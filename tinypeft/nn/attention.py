@@ -22,7 +22,7 @@ class KeyValueCache:
         self._buffers: dict[int, list[Array]] = {}
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, T, h_kv, d) of new tokens; all so far are returned, (B, length + T, h_kv, d)."""
+        """Add keys and values of new tokens, (B, T, h_kv, head_dim); return all so far, (B, length + T, h_kv, head_dim)."""
         end = self.length + k.shape[1]
         new = [k.data, v.data]
         buffers = self._buffers.get(layer)

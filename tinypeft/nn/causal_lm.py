@@ -124,7 +124,8 @@ class CausalLM(Module):
         """As booleans (B, past + T); None if it hides nothing."""
         if attention_mask is None:
             return None
-        mask, shape = asarray(attention_mask, like=ids).astype(bool), (len(ids), past + ids.shape[1])
+        given = attention_mask.data if isinstance(attention_mask, Tensor) else attention_mask
+        mask, shape = asarray(given, like=ids).astype(bool), (len(ids), past + ids.shape[1])
         if mask.shape != shape:
             raise ValueError(f"attention_mask has shape {mask.shape}, expected {shape}")
         return None if mask.all() else mask
@@ -159,7 +160,10 @@ class CausalLM(Module):
         """Write config.json and model.safetensors; the folder loads in transformers. A tied head is stored once."""
         refuse_meta(self.parameters(), "there is nothing to save")
         state = self.state_dict()
-        config = {**self.config.to_dict(), "dtype": str(next(iter(state.values())).dtype)}
+        if any(".base_layer." in name for name in state):
+            raise ValueError("this model carries adapters: save them with PeftModel.save_pretrained, or merge_and_unload first")
+        config = self.config.to_dict() | {"dtype": str(next(iter(state.values())).dtype)}
+        config.pop("torch_dtype", None)  # the older key for the same, which would contradict it
         Path(folder).mkdir(parents=True, exist_ok=True)
         write_safetensors(Path(folder) / "model.safetensors", {name: to_numpy(array) for name, array in state.items()})
         write_json(Path(folder) / "config.json", config)

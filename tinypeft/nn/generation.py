@@ -42,7 +42,7 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     _check_options(do_sample, temperature, top_k, top_p, max_new_tokens)
     config = model.config
     eos = config.eos_token_id if eos_token_id is None else eos_token_id
-    ends = np.ravel(-1 if eos is None else eos)  # Llama 3 has several
+    ends = np.ravel(-1 if eos is None or np.size(eos) == 0 else eos)  # Llama 3 has several
     pad = next((x for x in (pad_token_id, config.pad_token_id) if x is not None), max(ends[0], 0))
     ids = to_numpy(as_ids(input_ids, next(model.parameters())))
     length = ids.shape[1] + max_new_tokens
@@ -65,6 +65,8 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
             start = cache.length if cache is not None else 0
             out = model(ids[:, start:], attention_mask=mask, position_ids=positions[:, start:], cache=cache)
             logits = to_numpy(out.logits.data[:, -1]).astype(np.float64)  # (B, V)
+            if np.isnan(logits).any():
+                raise FloatingPointError("the model's logits are not numbers: its weights or its adapter are broken")
             chosen = _draw(logits, temperature or 1.0, top_k, top_p, random) if do_sample else logits.argmax(axis=-1)
             ids = np.concatenate([ids, np.where(done, pad, chosen)[:, None]], axis=1)
             mask = np.concatenate([mask, np.ones((len(ids), 1), mask.dtype)], axis=1)

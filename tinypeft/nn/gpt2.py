@@ -67,16 +67,16 @@ class GPT2Attention(Module):
     def forward(self, x: Tensor, mask: Array | None, cache: KeyValueCache | None) -> Tensor:
         B, T, d = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, self.heads, d // self.heads)  # (B, T, d) -> (B, T, 3, h, d/h)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # each (B, T, h, d/h)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         drop = self.attn_dropout.mask((B, self.heads, T, k.shape[1]), like=q)
-        out = F.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, d)
+        out = F.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, d)  # (B, T, h, d/h) -> (B, T, d)
         return self.resid_dropout(self.c_proj(out))
 
 
 class GPT2MLP(Module):
-    """d -> 4d -> d, with GELU between."""
+    """d -> n_inner (4d unless the config says otherwise) -> d, with GELU between."""
 
     def __init__(self, config: GPT2Config):
         inner = 4 * config.n_embd if config.n_inner is None else config.n_inner

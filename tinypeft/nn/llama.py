@@ -87,13 +87,14 @@ class LlamaAttention(Module):
     def forward(self, x: Tensor, mask: Array | None, rotation: tuple[Array, Array], cache: KeyValueCache | None) -> Tensor:
         B, T, _ = x.shape
         cos, sin = rotation
-        q = F.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h, d/h)
-        k = F.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h_kv, d/h)
-        v = self.v_proj(x).reshape(B, T, -1, self.head_dim)
+        q = F.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h, head_dim)
+        k = F.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), cos=cos, sin=sin)  # (B, T, h_kv, head_dim)
+        v = self.v_proj(x).reshape(B, T, -1, self.head_dim)  # (B, T, h_kv, head_dim)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         drop = self.attn_dropout.mask((B, q.shape[2], T, k.shape[1]), like=q)
-        return self.o_proj(F.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, -1))
+        out = F.attention(q, k, v, mask=mask, drop=drop).reshape(B, T, -1)  # (B, T, h, head_dim) -> (B, T, h * head_dim)
+        return self.o_proj(out)  # -> (B, T, d)
 
 
 class LlamaMLP(Module):
@@ -106,7 +107,7 @@ class LlamaMLP(Module):
         self.act_fn = activation(config.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))  # d -> intermediate_size -> d
 
 
 class LlamaDecoderLayer(Module):

@@ -34,7 +34,7 @@ class PeftConfig:
     Args:
         task_type: "CAUSAL_LM" or None.
         base_model_name_or_path: filled in from the model.
-        inference_mode: frozen; saved files say True, as peft's do.
+        inference_mode: the adapter is frozen. Saved files say True, as peft's do; loading with is_trainable sets it False.
 
     Raises:
         ValueError: a value that cannot be, in every subclass too.
@@ -49,6 +49,9 @@ class PeftConfig:
     unsupported: ClassVar[dict[str, Any]] = {}  # peft's keys that we lack, with the only value accepted
 
     def __post_init__(self) -> None:
+        for key, only in self.unsupported.items():
+            if getattr(self, key, only) != only:
+                raise ValueError(f"{type(self).__name__}: {key}={getattr(self, key)!r} is not implemented here, only {only!r}")
         if self.task_type is not None:
             self.task_type = str(getattr(self.task_type, "value", self.task_type))
             if self.task_type not in list(TaskType):
@@ -123,6 +126,12 @@ class TargetedConfig(PeftConfig):
             if not isinstance(self.target_modules, list | set | tuple):
                 raise ValueError(f"target_modules must be a list of names or a string, got {self.target_modules!r}")
             self.target_modules = list(self.target_modules)
+        for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+            if isinstance(value := getattr(self, name), set | tuple | range):
+                setattr(self, name, list(value))  # what JSON can hold
+        if self.layers_pattern is not None and self.layers_to_transform is None:
+            raise ValueError(f"layers_pattern={self.layers_pattern!r} says how blocks are called, but layers_to_transform does "
+                             "not say which of them")
 
 
 METHODS: dict[str, type[PeftConfig]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ class AdapterLayer(Module):
         self.active: list[str] = []
         self.merged: list[str] = []
         self.disabled = False
-        self._unmerged_weight: Array = None
+        self._base_weight: list[Parameter] = []  # the one set aside while merged; a list, so as not to count as ours
 
     def add(self, adapter_name: str, config: Any, path: str, seed: int) -> None:
         """Give this layer, found at `path`, the parameters of a new adapter, inactive."""
@@ -39,12 +40,14 @@ class AdapterLayer(Module):
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
         """Name in files (without the adapter's name) -> parameter, for one adapter."""
-        return {f"{attribute}.{name}": parameter for attribute, of in self._attributes().items() if adapter_name in of
-                and isinstance(of[adapter_name], Module) for name, parameter in of[adapter_name].named_parameters()}
+        return {f"{attribute}.{name}": parameter
+                for attribute, by_adapter in self._attributes().items() if isinstance(by_adapter.get(adapter_name), Module)
+                for name, parameter in by_adapter[adapter_name].named_parameters()}
 
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter."""
-        self.unmerge()
+        if adapter_name in self.merged:
+            self.unmerge()
         for attribute in self._attributes().values():
             attribute.pop(adapter_name, None)
         self.active = [name for name in self.active if name != adapter_name]
@@ -68,7 +71,7 @@ class AdapterLayer(Module):
         Raises:
             ValueError: with safe_merge, if the result is not finite; the weight is left as it was.
         """
-        if self.merged or not self.active:
+        if self.merged or self.disabled or not self.active:
             return
         weight = self.base_layer.weight
         refuse_meta([weight], "there is nothing to merge")
@@ -77,9 +80,11 @@ class AdapterLayer(Module):
             merged += self.delta_weight(name).astype(merged.dtype, copy=False)
         if safe_merge and not np.isfinite(merged).all():
             raise ValueError(f"merging {', '.join(self.active)} gives weights that are not finite: the adapter is broken")
-        self._unmerged_weight, weight.data, self.merged = weight.data, merged, list(self.active)
+        # A Parameter of its own: the base's may be tied to another layer, which must not see the merge.
+        self.base_layer.weight, self._base_weight = copy.copy(weight), [weight]
+        self.base_layer.weight.data, self.merged = merged, list(self.active)
 
     def unmerge(self) -> None:
         """Take the adapters out of the base weight again; it is bit for bit what it was."""
         if self.merged:
-            self.base_layer.weight.data, self._unmerged_weight, self.merged = self._unmerged_weight, None, []
+            self.base_layer.weight, self._base_weight, self.merged = self._base_weight[0], [], []

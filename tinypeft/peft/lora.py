@@ -5,6 +5,7 @@ The weight W0 stays frozen; beside it two thin matrices learn its change:
     W = W0 + (alpha / r) B A        A (r, in), B (out, r), r << min(in, out)
 
 A starts random and B at zero, so the first output is the base model's, and the first step moves B only (dA = B^T ... = 0).
+(The paper draws A from a Gaussian; its authors' code and peft from U(-1/sqrt(in), 1/sqrt(in)), and so do we.)
 rsLoRA (Kalajdzievski 2023, 2312.03732) scales by alpha / sqrt(r) instead.
 """
 
@@ -34,6 +35,7 @@ class LoraConfig(TargetedConfig):
         lora_dropout: dropout on the input of A (the frozen path sees the input whole).
         fan_in_fan_out: whether the weights are stored (in, out), as Conv1D does; set from the modules.
         use_rslora: scale by lora_alpha / sqrt(r).
+        bias, init_lora_weights, modules_to_save, use_dora: accepted at their defaults only, so far.
         rank_pattern, alpha_pattern: other ranks and alphas for modules whose names end in a pattern.
     """
 
@@ -42,6 +44,10 @@ class LoraConfig(TargetedConfig):
     lora_dropout: float = 0.0
     fan_in_fan_out: bool = False
     use_rslora: bool = False
+    bias: str = "none"
+    init_lora_weights: bool | str = True
+    modules_to_save: list[str] | None = None
+    use_dora: bool = False
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
 
@@ -80,7 +86,7 @@ class LoraLayer(AdapterLayer):
         self.lora_A: dict[str, Linear] = {}
         self.lora_B: dict[str, Linear] = {}
         self.lora_dropout: dict[str, Dropout] = {}
-        self.lora_scaling: dict[str, float] = {}
+        self.lora_scaling: dict[str, float] = {}  # peft's `scaling`; the prefix is how `remove` finds it
 
     def add(self, adapter_name: str, config: LoraConfig, path: str, seed: int) -> None:
         """A ~ U(-1/sqrt(in), 1/sqrt(in)), drawn from (seed, adapter name, parameter name); B = 0."""

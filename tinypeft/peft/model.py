@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import numpy as np
 
 from tinypeft.files import read_safetensors, write_safetensors
 from tinypeft.nn import CausalLM, Module, Parameter
-from tinypeft.nn.module import check_state, refuse_meta
+from tinypeft.nn.module import check_state, refuse_meta, some
 from tinypeft.peft.config import PeftConfig, TargetedConfig
 from tinypeft.peft.layer import AdapterLayer
-from tinypeft.peft.targets import find_targets
+from tinypeft.peft.targets import find_targets, pattern_value
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 
@@ -60,13 +61,12 @@ class PeftModel(Module):
                              "unload() first")
         self.base_model = _Tuner(model)
         self.peft_config: dict[str, PeftConfig] = {}
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # to be thawed by unload
         model.requires_grad_(False)
         try:
             self.add_adapter(adapter_name, peft_config, seed=seed, _strict=_strict)
         except Exception:
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad = name in trained
+            self.unload()
             raise
         self.set_adapter(adapter_name)
 
@@ -99,8 +99,13 @@ class PeftModel(Module):
             raise ValueError(f"an adapter's name becomes part of parameter and folder names: {adapter_name!r} may not be "
                              "empty or hold dots, slashes or spaces")
         assert isinstance(peft_config, TargetedConfig)  # as all methods' are so far
+        peft_config = replace(peft_config)  # ours, to fill in: the caller may use his for another model
         model, kind = self.base_model.model, peft_config.layer
         paths = find_targets(model, peft_config, strict=_strict)
+        for option in ("rank_pattern", "alpha_pattern"):
+            patterns = getattr(peft_config, option, {})
+            if idle := [key for key in patterns if _strict and not any(pattern_value(p, {key: True}, False) for p in paths)]:
+                raise ValueError(f"{option} {idle} match none of the target modules: {some(paths)}")
         layers = {path: layer if isinstance(layer := model.get_submodule(path), kind) else kind(layer) for path in paths}
         try:
             for path, layer in layers.items():
@@ -118,7 +123,7 @@ class PeftModel(Module):
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Make one adapter, or several whose effects add up, the active and trainable ones."""
-        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
             self._known(name)
         for layer in self._layers():
@@ -138,6 +143,7 @@ class PeftModel(Module):
             FileNotFoundError, ValueError: the files are missing or broken, or were made for another base; nothing is loaded.
         """
         config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = not is_trainable
         state = read_safetensors(Path(folder) / WEIGHTS_NAME)
         self.add_adapter(adapter_name, config, _strict=False)
         try:
@@ -156,18 +162,17 @@ class PeftModel(Module):
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """A context in which the model is the base model."""
-        layers = self._layers()
-        merged = [layer for layer in layers if layer.merged]
-        for layer in layers:
+        before = [(layer, layer.disabled, layer.merged) for layer in self._layers()]
+        for layer, _, _ in before:
             layer.unmerge()
             layer.disabled = True
         try:
             yield
         finally:
-            for layer in layers:
-                layer.disabled = False
-            for layer in merged:
-                layer.merge()
+            for layer, disabled, merged in before:
+                layer.disabled = disabled
+                if merged:
+                    layer.merge()
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 
@@ -191,13 +196,18 @@ class PeftModel(Module):
             layer.unmerge()
 
     def merge_and_unload(self, safe_merge: bool = False) -> CausalLM:
-        """The plain model, with the active adapters folded into its weights."""
+        """The plain model, with the active adapters folded into its weights, all frozen (requires_grad_() thaws them)."""
         self.merge_adapter(safe_merge)
+        model = self.base_model.model
+        if isinstance(model.lm_head, AdapterLayer) and model.lm_head.merged:
+            model.config.tie_word_embeddings = False  # the head has left the token table behind
         return self._take_out()
 
     def unload(self) -> CausalLM:
-        """The plain model as it was, without the adapters."""
+        """The plain model as it was, without the adapters; what was trained before they came is trained again."""
         self.unmerge_adapter()
+        for parameter in self._trained:
+            parameter.requires_grad = True
         return self._take_out()
 
     def _take_out(self) -> CausalLM:
@@ -227,8 +237,8 @@ class PeftModel(Module):
             parameters = self._adapter_parameters(name)
             refuse_meta(parameters.values(), "there is nothing to save")
             target.mkdir(parents=True, exist_ok=True)
-            write_safetensors(target / WEIGHTS_NAME, {key: p.numpy() for key, p in parameters.items()})
             config.save_pretrained(target)
+            write_safetensors(target / WEIGHTS_NAME, {key: p.numpy() for key, p in parameters.items()})
 
     @classmethod
     def from_pretrained(cls, model: CausalLM, folder: str | Path, adapter_name: str = "default",
@@ -242,6 +252,7 @@ class PeftModel(Module):
             FileNotFoundError, ValueError: as `load_adapter`; the model is unchanged.
         """
         config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = not is_trainable
         state = read_safetensors(Path(folder) / WEIGHTS_NAME)
         peft_model = cls(model, config, adapter_name, _strict=False)
         try:
@@ -249,8 +260,6 @@ class PeftModel(Module):
         except Exception:
             peft_model.unload()
             raise
-        if not is_trainable:
-            peft_model.requires_grad_(False)
         return peft_model
 
     # ---- inside -----------------------------------------------------------------------------------------------------
@@ -267,7 +276,7 @@ class PeftModel(Module):
         for layer in self._layers():
             for name in layer.adapters:
                 for parameter in layer.parameters_of(name).values():
-                    parameter.requires_grad = name in names
+                    parameter.requires_grad = name in names and not self.peft_config[name].inference_mode
 
     def _adapter_parameters(self, adapter_name: str) -> dict[str, Parameter]:
         """Name in files -> parameter, for one adapter."""
@@ -279,7 +288,8 @@ class PeftModel(Module):
         parameters = self._adapter_parameters(adapter_name)
         made_for, model = self._known(adapter_name).base_model_name_or_path, self.base_model.model
         refuse_meta(parameters.values(), "an adapter cannot be loaded into it")
-        base = {f"base_model.model.{name}": parameter.data for name, parameter in model.named_parameters()}
+        base = {f"base_model.model.{path}.{name}": value.data for path, module in model.named_modules()  # a tied one twice
+                for name, value in vars(module).items() if isinstance(value, Parameter)}
         state = {key: array for key, array in state.items()  # with an adapter of the head, peft saves the head's own weight
                  if key in parameters or not (key in base and np.array_equal(array, base[key]))}
         try:

@@ -9,6 +9,7 @@ from typing import Any
 from tinypeft.nn import CausalLM, Conv1D, Linear
 from tinypeft.nn.module import near, some
 from tinypeft.peft.config import TargetedConfig
+from tinypeft.peft.layer import AdapterLayer
 
 
 def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -> list[str]:
@@ -24,7 +25,8 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
     Raises:
         ValueError: nothing matches, an entry matches nothing, or a match cannot be adapted. Near names are listed.
     """
-    modules = {name: module for name, module in model.named_modules() if name and "base_layer" not in name}
+    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, AdapterLayer))
+    modules = {name: module for name, module in model.named_modules() if name and not name.startswith(inside)}
     linear, wraps = (Linear, Conv1D, config.layer), (*config.layer.wraps, config.layer)
     wanted = config.target_modules
     if wanted is None:
@@ -36,15 +38,21 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
         found = [name for name, module in modules.items() if isinstance(module, linear) and module is not model.lm_head]
     else:
         found = [name for name in modules if matches(name, wanted)]
+    named = found
     found = [name for name in found if not (config.exclude_modules and matches(name, config.exclude_modules))]
     found = [name for name in found if _in_layers(name, config.layers_to_transform, config.layers_pattern)]
 
     adaptable = [name for name, module in modules.items() if isinstance(module, wraps)]
     entries = [wanted] if isinstance(wanted, str) else wanted
     idle = [entry for entry in entries if isinstance(wanted, list) and not any(matches(name, [entry]) for name in modules)]
-    if not found or (strict and idle):
-        raise ValueError(f"target_modules {idle or entries} match no module of this {type(model).__name__}. "
+    if not named or (strict and idle):
+        hint = " (a string is a regular expression for the whole name; give names as a list)" if isinstance(wanted, str) else ""
+        raise ValueError(f"target_modules {idle or entries} match no module of this {type(model).__name__}{hint}. "
                          f"{_suggest(idle or entries, adaptable)}")
+    if not found:
+        raise ValueError(f"target_modules {entries} match {some(named)}, but exclude_modules={config.exclude_modules!r}, "
+                         f"layers_to_transform={config.layers_to_transform!r} and layers_pattern={config.layers_pattern!r} "
+                         "leave none of them")
     wrong = [name for name in found if name not in adaptable]
     if wrong:
         kinds = ", ".join(kind.__name__ for kind in config.layer.wraps)
@@ -60,7 +68,10 @@ def matches(name: str, patterns: str | Sequence[str]) -> bool:
     (True, False, True)
     """
     if isinstance(patterns, str):
-        return re.fullmatch(patterns, name) is not None
+        try:
+            return re.fullmatch(patterns, name) is not None
+        except re.error as error:
+            raise ValueError(f"{patterns!r} is not a regular expression ({error}); give names as a list") from None
     return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
 
 
