@@ -93,7 +93,7 @@ def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
+    assert (tmp_path / "my-adapter/adapter_model.safetensors").is_file()
 
 
 def test_files_that_the_readme_names_exist():

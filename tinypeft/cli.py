@@ -102,7 +102,7 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"tinypeft: {message}\n"
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         print(f"tinypeft: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -141,7 +141,7 @@ def run_train(**options: Any) -> None:
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite, `train` reports in words
         before = evaluate(model, job.eval_rows, pad_token_id=job.pad_token_id, batch_size=o.batch_size)
-        for sample in job.samples:
+        for sample in job.samples if math.isfinite(before) else ():
             sample.add("before", model, tokenizer, o.seed)
     characters = characters_per_token(job.eval_rows, tokenizer)
     history = _train(job, out, Progress(characters))
