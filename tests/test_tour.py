@@ -85,6 +85,7 @@ def test_the_version_is_printed():
 
 def test_the_course_is_copied_whole(tmp_path):
     copy_course(tmp_path / "course")
+    assert {path.suffix for path in (tmp_path / "course/lessons").iterdir()} == {".ipynb"}
     assert (tmp_path / "course/lessons/04_lora.ipynb").is_file()
     assert (tmp_path / "course/exercises/README.md").is_file()
 

@@ -9,7 +9,8 @@ import tinypeft
 from tinypeft.commands import program
 from tinypeft.files import new_folder
 
-NOT_FOR_LEARNERS = ("__pycache__", ".ipynb_checkpoints", "build.py", "outline.toml", "[0-9][0-9]_*.py")  # sources of notebooks
+CACHES = ("__pycache__", ".ipynb_checkpoints")
+LEFT_OUT = {"lessons": ("*.py", "*.toml", *CACHES), "exercises": CACHES}  # what the notebooks are built from stays behind
 
 
 def course_folder() -> Path:
@@ -35,7 +36,7 @@ def copy_course(folder: Path) -> None:
         raise FileExistsError(f"{folder} exists already, and may hold work of yours: name another folder, or move it away")
     course = course_folder()
     with new_folder(folder) as target:
-        for part in ("lessons", "exercises"):
-            shutil.copytree(course / part, target / part, ignore=shutil.ignore_patterns(*NOT_FOR_LEARNERS))
+        for part, patterns in LEFT_OUT.items():
+            shutil.copytree(course / part, target / part, ignore=shutil.ignore_patterns(*patterns))
     (first, *_) = sorted((folder / "lessons").glob("*.ipynb"))
     print(f"The course is in {folder}. Begin with:\n\n    {program('jupyter')} lab {first}\n")
