@@ -390,7 +390,7 @@ def test_a_failed_addition_leaves_the_merged_weights():
     merged = logits(peft_model)
     with pytest.raises(ValueError, match="rank r=17"):
         peft_model.add_adapter("second", LoraConfig(r=17, target_modules=["q_proj", "k_proj"]))
-    assert all(layer.merged for layer in peft_model._layers())
+    assert all(layer.merged for layer in peft_model.layers())
     np.testing.assert_array_equal(logits(peft_model), merged)
 
 

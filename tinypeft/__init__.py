@@ -8,11 +8,30 @@ from tinypeft.autograd import Tensor, checkpoint, gradcheck, no_grad
 from tinypeft.backend import bfloat16, float16, float32, float64, keep_freed_memory
 from tinypeft.models import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from tinypeft.nn import GPT2Config, LlamaConfig
-from tinypeft.peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from tinypeft.peft import (
+    AdaLoraConfig,
+    BitFitConfig,
+    BottleneckConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    SubspaceConfig,
+    TaskType,
+    ULoraConfig,
+    VeraConfig,
+    create_loraplus_optimizer,
+    get_peft_model,
+)
 
 __version__ = "0.1.0"
-__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GPT2Config", "LlamaConfig", "LoraConfig", "PeftConfig",
-           "PeftModel", "TaskType", "Tensor", "bfloat16", "checkpoint", "float16", "float32", "float64", "get_peft_model",
+__all__ = ["AdaLoraConfig", "AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "BitFitConfig", "BottleneckConfig",
+           "GPT2Config", "IA3Config", "LNTuningConfig", "LlamaConfig", "LoraConfig", "PeftConfig", "PeftModel",
+           "PrefixTuningConfig", "PromptTuningConfig", "SubspaceConfig", "TaskType", "Tensor", "ULoraConfig", "VeraConfig",
+           "bfloat16", "checkpoint", "create_loraplus_optimizer", "float16", "float32", "float64", "get_peft_model",
            "gradcheck", "no_grad"]
 
 keep_freed_memory()

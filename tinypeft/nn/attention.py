@@ -15,10 +15,19 @@ class KeyValueCache:
     """The keys and values of the tokens seen so far, for each layer: a new token computes only its own.
 
     Buffers double when they are full, so that appending a token copies nothing but the token.
+
+    Attributes:
+        length: tokens that every layer has seen.
+        virtual: how many of them stand for no token of the text: soft prompts.
+        mask: (B, length), which of them may be read; None for all.
     """
 
+    differentiable = False  # what is kept are constants: gradients through them would be missing
+
     def __init__(self) -> None:
-        self.length = 0  # tokens that every layer has seen
+        self.length = 0
+        self.virtual = 0
+        self.mask: Array | None = None
         self._buffers: dict[int, list[Array]] = {}
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,9 +35,13 @@ class Config:
     architecture: ClassVar[str]
     unsupported: ClassVar[dict[str, Any]] = {}  # key -> the only value that we implement
 
-    @property
-    def max_position_embeddings(self) -> int:
-        raise NotImplementedError
+    # Every model has these, as fields or, where its own names are others, as properties.
+    max_position_embeddings: ClassVar[Any]
+    hidden_size: ClassVar[Any]
+    num_hidden_layers: ClassVar[Any]
+    num_attention_heads: ClassVar[Any]
+    num_key_value_heads: ClassVar[Any]
+    head_dim: ClassVar[Any]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -87,9 +91,15 @@ class CausalLM(Module):
     lm_head: Linear
     name_or_path: str | None = None  # where it was loaded from
     body_name: ClassVar[str]  # the attribute that holds the body; Hugging Face's base_model_prefix
+    embedding_name: ClassVar[str]  # the body's attribute that holds the token table
 
-    def forward(self, input_ids: Any, attention_mask: Any = None, labels: Any = None, position_ids: Any = None,
-                output_hidden_states: bool = False, cache: KeyValueCache | None = None) -> CausalLMOutput:
+    def get_input_embeddings(self) -> Any:
+        """The module that turns ids (B, T) into vectors (B, T, d)."""
+        return getattr(getattr(self, self.body_name), self.embedding_name)
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, position_ids: Any = None,
+                output_hidden_states: bool = False, cache: KeyValueCache | None = None,
+                inputs_embeds: Tensor | None = None) -> CausalLMOutput:
         """Logits for the token after each position, and the mean next-token loss if labels are given.
 
         Args:
@@ -100,6 +110,7 @@ class CausalLM(Module):
             position_ids: (B, T) or (1, T); 0, 1, 2, ... after the cached tokens unless given. As in transformers, a
                 mask alone does not move them.
             cache: keys and values of earlier tokens; this call's are appended, and nothing is recorded for `backward`.
+            inputs_embeds: (B, T, d) vectors instead of input_ids.
 
         Raises:
             ValueError: shapes that do not fit, ids outside the vocabulary, a sequence longer than the positions.
@@ -107,13 +118,16 @@ class CausalLM(Module):
         """
         table = next(self.parameters())
         refuse_meta([table], "it can be counted, not run. Load it with from_pretrained, or build it without device='meta'")
-        ids = as_ids(input_ids, table)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, one of the two")
+        ids = as_ids(input_ids, table) if inputs_embeds is None else inputs_embeds.data[:, :, 0]  # then for its shape only
         past = cache.length if cache is not None else 0
         mask = self._check_mask(attention_mask, ids, past)
         positions = self._check_positions(position_ids, ids, past)
         targets = None if labels is None else self._check_labels(labels, ids)
-        with nullcontext() if cache is None else no_grad():  # cached keys are constants: their gradients would be missing
-            states: list[Tensor] = getattr(self, self.body_name)(ids, mask, positions, cache)
+        with nullcontext() if cache is None or cache.differentiable else no_grad():
+            embeds = self.get_input_embeddings()(ids) if inputs_embeds is None else inputs_embeds
+            states: list[Tensor] = getattr(self, self.body_name)(embeds, mask, positions, cache)
             logits = self.lm_head(states[-1])  # (B, T, d) -> (B, T, V)
             loss = None if targets is None else F.cross_entropy(logits, targets)
         if cache is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +12,15 @@ from tinypeft.nn.attention import KeyValueCache
 from tinypeft.nn.layers import as_ids
 from tinypeft.nn.module import generator
 
-if TYPE_CHECKING:
-    from tinypeft.nn.causal_lm import CausalLM
 
-
-def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max_new_tokens: int = 20,
+def generate(model: Any, input_ids: Any, attention_mask: Any = None, *, max_new_tokens: int = 20,
              do_sample: bool = False, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
              seed: int = 0, eos_token_id: int | list[int] | None = None, pad_token_id: int | None = None,
              use_cache: bool = True) -> np.ndarray:
     """Continue each row of `input_ids`.
 
     Args:
+        model: a CausalLM, or a PeftModel around one.
         input_ids: (B, T) integers; shorter rows are padded on the left, with zeros there in `attention_mask` (B, T).
         do_sample: draw from the distribution; otherwise always take the most likely token.
         temperature: divide the logits by this before drawing (1 if not given).
@@ -45,9 +43,10 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
     ends = np.ravel(-1 if eos is None or np.size(eos) == 0 else eos)  # Llama 3 has several
     pad = next((x for x in (pad_token_id, config.pad_token_id) if x is not None), max(ends[0], 0))
     ids = to_numpy(as_ids(input_ids, next(model.parameters())))
-    length = ids.shape[1] + max_new_tokens
-    if length > config.max_position_embeddings:
-        raise ValueError(f"{ids.shape[1]} tokens of prompt and max_new_tokens={max_new_tokens} exceed the model's "
+    virtual = getattr(model, "num_virtual_tokens", 0)  # a PeftModel's soft prompts take positions too
+    if ids.shape[1] + max_new_tokens + virtual > config.max_position_embeddings:
+        raise ValueError(f"{ids.shape[1]} tokens of prompt and max_new_tokens={max_new_tokens}"
+                         f"{f' and {virtual} virtual tokens' if virtual else ''} exceed the model's "
                          f"{config.max_position_embeddings} positions")
     mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask).astype(np.int64)
     if mask.shape != ids.shape:
@@ -62,7 +61,7 @@ def generate(model: CausalLM, input_ids: Any, attention_mask: Any = None, *, max
         model.eval()
         for _ in range(max_new_tokens):
             positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-            start = cache.length if cache is not None else 0
+            start = cache.length - cache.virtual if cache is not None else 0
             out = model(ids[:, start:], attention_mask=mask, position_ids=positions[:, start:], cache=cache)
             logits = to_numpy(out.logits.data[:, -1]).astype(np.float64)  # (B, V)
             if np.isnan(logits).any():

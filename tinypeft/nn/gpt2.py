@@ -15,7 +15,7 @@ from tinypeft.autograd import functional as F
 from tinypeft.backend import Array, asarray
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.nn.causal_lm import CausalLM, Config
-from tinypeft.nn.layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, activation
+from tinypeft.nn.layers import Add, Conv1D, Dropout, Embedding, LayerNorm, Linear, activation
 from tinypeft.nn.module import Module
 
 
@@ -49,9 +49,12 @@ class GPT2Config(Config):
             self.check_sizes("n_inner")
         self.check_multiple("n_embd", of="n_head")
 
-    @property
-    def max_position_embeddings(self) -> int:
-        return self.n_positions
+    # The names that other models' configs have for the same.
+    max_position_embeddings = property(lambda self: self.n_positions)
+    hidden_size = property(lambda self: self.n_embd)
+    num_hidden_layers = property(lambda self: self.n_layer)
+    num_attention_heads = num_key_value_heads = property(lambda self: self.n_head)
+    head_dim = property(lambda self: self.n_embd // self.n_head)
 
 
 class GPT2Attention(Module):
@@ -95,16 +98,18 @@ class GPT2Block(Module):
     def __init__(self, config: GPT2Config, layer: int):
         self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer)
+        self.attention_add = Add()
         self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
+        self.output_add = Add()
 
     def forward(self, x: Tensor, mask: Array | None, cache: KeyValueCache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, cache)
-        return x + self.mlp(self.ln_2(x))
+        x = self.attention_add(x, self.attn(self.ln_1(x), mask, cache))
+        return self.output_add(x, self.mlp(self.ln_2(x)))
 
 
 class GPT2Model(Module):
-    """Embeddings, blocks, final norm.
+    """Embedded tokens get their positions, and go through blocks and a final norm.
 
     Returns the stream after the embeddings and after each block, n_layer + 1 Tensors (B, T, d), the last one normed.
     """
@@ -116,8 +121,8 @@ class GPT2Model(Module):
         self.h = [GPT2Block(config, layer) for layer in range(config.n_layer)]
         self.ln_f = LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
-    def forward(self, ids: Array, mask: Array | None, positions: Array, cache: KeyValueCache | None) -> list[Tensor]:
-        x = self.drop(self.wte(ids) + self.wpe(asarray(positions, like=self.wpe.weight.data)))  # (B, T) -> (B, T, d)
+    def forward(self, embeds: Tensor, mask: Array | None, positions: Array, cache: KeyValueCache | None) -> list[Tensor]:
+        x = self.drop(embeds + self.wpe(asarray(positions, like=embeds.data)))  # (B, T, d)
         states = [x]
         for block in self.h:
             states.append(block(states[-1], mask, cache))
@@ -128,6 +133,7 @@ class GPT2LMHeadModel(CausalLM):
     """GPT-2 with its language-model head."""
 
     body_name = "transformer"
+    embedding_name = "wte"
 
     def __init__(self, config: GPT2Config):
         self.config = config

@@ -77,6 +77,13 @@ class RMSNorm(Module):
         return F.rms_norm(x, self.weight, eps=self.eps)
 
 
+class Add(Module):
+    """x + h, what a sub-layer adds to the stream: a module, so that an adapter can stand in its place."""
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return x + h
+
+
 class Dropout(Module):
     """In training, zeroes elements with probability p and scales the others by 1/(1-p); otherwise does nothing."""
 

@@ -15,7 +15,7 @@ from tinypeft.autograd import functional as F
 from tinypeft.backend import Array
 from tinypeft.nn.attention import KeyValueCache, inverse_frequencies, rotary_tables
 from tinypeft.nn.causal_lm import CausalLM, Config
-from tinypeft.nn.layers import Dropout, Embedding, Linear, RMSNorm, activation
+from tinypeft.nn.layers import Add, Dropout, Embedding, Linear, RMSNorm, activation
 from tinypeft.nn.module import Module
 
 
@@ -115,17 +115,19 @@ class LlamaDecoderLayer(Module):
 
     def __init__(self, config: LlamaConfig, layer: int):
         self.self_attn = LlamaAttention(config, layer)
+        self.attention_add = Add()
         self.mlp = LlamaMLP(config)
+        self.output_add = Add()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, mask: Array | None, rotation: tuple[Array, Array], cache: KeyValueCache | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), mask, rotation, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = self.attention_add(x, self.self_attn(self.input_layernorm(x), mask, rotation, cache))
+        return self.output_add(x, self.mlp(self.post_attention_layernorm(x)))
 
 
 class LlamaModel(Module):
-    """Embeddings, layers, final norm.
+    """Embedded tokens go through layers and a final norm.
 
     Returns the stream after the embeddings and after each layer, num_hidden_layers + 1 Tensors (B, T, d), the last one normed.
     """
@@ -137,8 +139,8 @@ class LlamaModel(Module):
         self.layers = [LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, ids: Array, mask: Array | None, positions: Array, cache: KeyValueCache | None) -> list[Tensor]:
-        states = [self.embed_tokens(ids)]  # (B, T) -> (B, T, d)
+    def forward(self, embeds: Tensor, mask: Array | None, positions: Array, cache: KeyValueCache | None) -> list[Tensor]:
+        states = [embeds]  # (B, T, d)
         rotation = rotary_tables(self.frequencies, positions, like=states[0])
         for layer in self.layers:
             states.append(layer(states[-1], mask, rotation, cache))
@@ -149,6 +151,7 @@ class LlamaForCausalLM(CausalLM):
     """Llama with its language-model head, tied to the token table if the config says so."""
 
     body_name = "model"
+    embedding_name = "embed_tokens"
 
     def __init__(self, config: LlamaConfig):
         self.config = config

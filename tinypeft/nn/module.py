@@ -1,11 +1,13 @@
 """Modules: a tree of named parameters, as in torch.
 
 A Module's children are its attributes that are Modules, or lists or dicts of Modules, and its parameters are its attributes
-that are Parameters: nothing is registered. The names are the paths of attributes, and so those of Hugging Face's files.
+that are Parameters, or dicts of Parameters: nothing is registered. The names are the paths of attributes, and so those of
+Hugging Face's files.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +41,12 @@ class Parameter(Tensor):
     def is_meta(self) -> bool:
         """True while it has a shape but no values."""
         return isinstance(self.data, np.ndarray) and not self.data.flags.writeable and not any(self.data.strides)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        """Values of its own; without any ("meta"), it stays so."""
+        new = copy.copy(self)
+        new.data, new.grad = self.data if self.is_meta else self.data.copy(), None
+        return new
 
 
 class Module:
@@ -74,20 +82,33 @@ class Module:
         """(name, parameter) of all parameters; one that stands in two places (a tied head) comes once, first name first."""
         seen: set[int] = set()
         for path, module in self.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter) and id(value) not in seen:
+            for name, value in module._own_parameters():
+                if id(value) not in seen:
                     seen.add(id(value))
                     yield f"{path}.{name}" if path else name, value
+
+    def _own_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters among the attributes, and in dicts among the attributes."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield name, value
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", item) for key, item in value.items() if isinstance(item, Parameter))
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
 
     def get_submodule(self, path: str) -> Module:
         """The module at a dotted path, such as "transformer.h.0.attn"."""
-        for name, module in self.named_modules():
-            if name == path:
-                return module
-        raise AttributeError(f"{type(self).__name__} has no submodule {path!r}")
+        found: Any = self
+        try:
+            for key in path.split(".") if path else ():
+                found = _step(found, key)
+        except (AttributeError, KeyError, IndexError, ValueError):
+            found = None
+        if not isinstance(found, Module):
+            raise AttributeError(f"{type(self).__name__} has no submodule {path!r}")
+        return found
 
     def set_submodule(self, path: str, module: Module) -> None:
         """Put `module` in the place of the one at `path`."""

@@ -5,17 +5,22 @@ from __future__ import annotations
 import enum
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from tinypeft.autograd import Tensor
+from tinypeft.backend import Array
 from tinypeft.files import read_json, write_json
+from tinypeft.nn import CausalLM, Module
 from tinypeft.nn.module import near
 
 if TYPE_CHECKING:
     from tinypeft.peft.layer import AdapterLayer
+    from tinypeft.peft.model import PeftModel
 
-L = TypeVar("L", bound="AdapterLayer")
+C = TypeVar("C", bound="type[PeftConfig]")
+L = TypeVar("L", bound="type[AdapterLayer]")
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_VERSION = "0.21.2"  # whose keys and defaults we read and write
@@ -35,6 +40,7 @@ class PeftConfig:
         task_type: "CAUSAL_LM" or None.
         base_model_name_or_path: filled in from the model.
         inference_mode: the adapter is frozen. Saved files say True, as peft's do; loading with is_trainable sets it False.
+        modules_to_save: names of modules that are trained whole, in a copy, and saved with the adapter.
 
     Raises:
         ValueError: a value that cannot be, in every subclass too.
@@ -44,9 +50,12 @@ class PeftConfig:
     base_model_name_or_path: str | None = None
     revision: str | None = None
     inference_mode: bool = False
+    modules_to_save: list[str] | None = None
 
     peft_type: ClassVar[str]
+    loading = False  # whether the values of the parameters will come from a file
     unsupported: ClassVar[dict[str, Any]] = {}  # peft's keys that we lack, with the only value accepted
+    beyond_peft: ClassVar[tuple[str, ...]] = ()  # ours that peft lacks; in files only where they are set
 
     def __post_init__(self) -> None:
         for key, only in self.unsupported.items():
@@ -56,11 +65,38 @@ class PeftConfig:
             self.task_type = str(getattr(self.task_type, "value", self.task_type))
             if self.task_type not in list(TaskType):
                 raise ValueError(f"task_type {self.task_type!r}: only {', '.join(TaskType)} is implemented here")
+        if isinstance(self.modules_to_save, str):
+            raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")
+        self.modules_to_save = sorted(self.modules_to_save) if self.modules_to_save else None
+
+    # ---- what a method may define -----------------------------------------------------------------------------------
+
+    def inject(self, peft_model: PeftModel, adapter_name: str, seed: int) -> None:
+        """Put what is not an AdapterLayer into the model: parameters of a new adapter, inactive."""
+
+    def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """What to write into adapter_model.safetensors, from the adapter's parameters by their names in files."""
+        return tensors
+
+    def from_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """The adapter's parameters by their names in files, from what adapter_model.safetensors holds."""
+        return tensors
+
+    def penalty(self) -> Tensor | None:
+        """A term that is added to the loss in training."""
+        return None
+
+    def update_and_allocate(self, step: int) -> None:
+        """What is to be done after each update, counted from 1, while gradients are there."""
+
+    # ---- files ------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """The content of adapter_config.json: all of peft's keys, those that we lack at their defaults."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        own["target_modules"] = sorted(t) if isinstance(t := own.get("target_modules"), list) else t
+        own = {field.name: value for field in fields(self)
+               if (value := getattr(self, field.name)) is not None or field.name not in self.beyond_peft}
+        for key in {"target_modules", "feedforward_modules"} & own.keys():  # sets to peft: their order means nothing
+            own[key] = sorted(own[key]) if isinstance(own[key], list) else own[key]
         return dict(sorted({"auto_mapping": None, "peft_version": PEFT_VERSION, **self.unsupported, **own,
                             "peft_type": self.peft_type}.items()))
 
@@ -117,8 +153,8 @@ class TargetedConfig(PeftConfig):
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
 
-    layer: ClassVar[type[AdapterLayer]]  # what a target module is wrapped in: see layer_of
-    default_targets: ClassVar[dict[str, list[str]]]  # model type -> target_modules
+    layers: ClassVar[list[type[AdapterLayer]]]  # what target modules are wrapped in: see layer_of
+    default_targets: ClassVar[dict[str, str | list[str]]]  # model type -> target_modules
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,14 +170,38 @@ class TargetedConfig(PeftConfig):
                              "not say which of them")
 
 
+    def resolved(self, model_type: str) -> Self:
+        """The config for a model, with the defaults of its type filled in.
+
+        Raises:
+            ValueError: there are none for this type.
+        """
+        if self.target_modules is None and model_type not in self.default_targets:
+            raise ValueError(f"there are no default target_modules for model type {model_type!r}: name some")
+        wanted = self.default_targets[model_type] if self.target_modules is None else self.target_modules
+        return replace(self, target_modules=wanted)
+
+    def layer_for(self, module: Module) -> type[AdapterLayer] | None:
+        """The class that wraps such a module, or None if it cannot be adapted by this method."""
+        return next((layer for layer in self.layers if layer.suits(self, module)), None)
+
+    def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
+        """Make what the layers of a new adapter share, knowing all the modules (path -> module) that it is to wrap."""
+
+
 METHODS: dict[str, type[PeftConfig]] = {}
 
 
-def layer_of(config_class: type[TargetedConfig]) -> Callable[[type[L]], type[L]]:
-    """Enter a method in the table: the decorated layer is what a config of this class puts around a module."""
-    def enter(layer: type[L]) -> type[L]:
-        config_class.layer = layer
-        METHODS[config_class.peft_type] = config_class
+def register(config_class: C) -> C:
+    """Enter a method in the table by its config, so that its files are known when they are read."""
+    METHODS[config_class.peft_type] = config_class
+    return config_class
+
+
+def layer_of(config_class: type[TargetedConfig]) -> Callable[[L], L]:
+    """Enter a layer: the decorated class is (one of those) that a config of this class puts around modules."""
+    def enter(layer: L) -> L:
+        config_class.layers = [*vars(config_class).get("layers", []), layer]
         return layer
 
     return enter

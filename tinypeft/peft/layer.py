@@ -1,12 +1,13 @@
-"""A layer that carries adapters: it stands in the place of a base layer, and holds that layer inside."""
+"""A layer that carries adapters: it stands in the place of a base module, and holds that module inside."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from tinypeft.autograd import ops
 from tinypeft.backend import Array
 from tinypeft.nn import Module, Parameter
 from tinypeft.nn.module import refuse_meta
@@ -15,34 +16,52 @@ from tinypeft.nn.module import refuse_meta
 class AdapterLayer(Module):
     """What the wrapper layers of all methods have in common; several named adapters may share one.
 
-    A method defines `add` (make the parameters of an adapter), `forward`, and, if its effect can be folded into the base
-    weight, `delta_weight`.
+    A method defines `add` (make the parameters of an adapter), `forward` (which applies the adapters in `working`), and, if
+    its effect can be folded into the base's parameters, `delta_weight` or `merged_values`.
+
+    Attributes:
+        base_layer: the module in whose place this one stands.
+        path: where in the model that is.
+        active: the adapters in use.
+        merged: those folded into the base's parameters.
+        disabled: whether all are switched off.
+        rows: for a batch with an adapter of its own for each row, their names.
     """
 
-    prefix: ClassVar[str]  # the names of its adapters' parameters begin with this
-    wraps: ClassVar[tuple[type[Module], ...]]  # the kinds of base layer that it knows
+    prefix: ClassVar[str]  # the attributes that hold something for each adapter begin with this
+    wraps: ClassVar[tuple[type[Module], ...]]  # the kinds of base module that it knows
+    mergeable: ClassVar[bool] = True
 
-    def __init__(self, base_layer: Module):
+    def __init__(self, base_layer: Module, path: str = ""):
         self.base_layer: Any = base_layer
+        self.path = path
         self.active: list[str] = []
         self.merged: list[str] = []
         self.disabled = False
-        self._base_weight: list[Parameter] = []  # the one set aside while merged; a list, so as not to count as ours
+        self.rows: list[str] | None = None
+        self._only: list[str] | None = None  # the adapter of the rows that are being computed
+        self._unmerged: list[tuple[Module, str, Parameter]] = []  # set aside while merged
 
-    def add(self, adapter_name: str, config: Any, path: str, seed: int) -> None:
-        """Give this layer, found at `path`, the parameters of a new adapter, inactive."""
+    @classmethod
+    def suits(cls, config: Any, module: Module) -> bool:
+        """Whether a config of this method is to wrap this kind of module in this class."""
+        return isinstance(module, cls.wraps)
+
+    @classmethod
+    def around(cls, module: Module, path: str) -> Self:
+        """The layer for a module: itself, if it is one already; a more general one takes the adapters of a simpler over."""
+        if isinstance(module, cls):
+            return module
+        layer = cls(module.base_layer if isinstance(module, AdapterLayer) else module, path)
+        if isinstance(module, AdapterLayer):
+            vars(layer).update(vars(module))
+        return layer
+
+    # ---- adapters ---------------------------------------------------------------------------------------------------
+
+    def add(self, adapter_name: str, config: Any, seed: int) -> None:
+        """Give this layer the parameters of a new adapter, inactive."""
         raise NotImplementedError
-
-    @property
-    def adapters(self) -> list[str]:
-        """The names of the adapters that this layer has parameters of."""
-        return list(dict.fromkeys(adapter for attribute in self._attributes().values() for adapter in attribute))
-
-    def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
-        """Name in files (without the adapter's name) -> parameter, for one adapter."""
-        return {f"{attribute}.{name}": parameter
-                for attribute, by_adapter in self._attributes().items() if isinstance(by_adapter.get(adapter_name), Module)
-                for name, parameter in by_adapter[adapter_name].named_parameters()}
 
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter."""
@@ -52,39 +71,138 @@ class AdapterLayer(Module):
             attribute.pop(adapter_name, None)
         self.active = [name for name in self.active if name != adapter_name]
 
+    @property
+    def adapter_names(self) -> list[str]:
+        """The names of the adapters that this layer has something of."""
+        return list(dict.fromkeys(adapter for attribute in self._attributes().values() for adapter in attribute))
+
+    def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
+        """Name in files (without the adapter's name) -> parameter, for one adapter."""
+        found: dict[str, Parameter] = {}
+        for attribute, by_adapter in self._attributes().items():
+            value = by_adapter.get(adapter_name)
+            if isinstance(value, Module):
+                found |= {f"{attribute}.{name}": parameter for name, parameter in value.named_parameters()}
+            elif isinstance(value, Parameter):
+                found[attribute] = value
+        return found
+
+    def replaced(self, adapter_name: str) -> dict[str, Parameter]:
+        """Parameters of the base that the adapter replaces with (frozen) ones of its own while it is active."""
+        return {}
+
     def _attributes(self) -> dict[str, dict[str, Any]]:
         """The attributes that hold something for each adapter: attribute -> adapter -> what it holds."""
-        return {name: value for name, value in vars(self).items() if name.startswith(self.prefix)}
+        return {name: value for name, value in vars(self).items()
+                if name.startswith(self.prefix) and isinstance(value, dict)}
 
-    def delta_weight(self, adapter_name: str) -> Array:
-        """What merging adds to the base weight, in its layout."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be merged")
+    # ---- running ----------------------------------------------------------------------------------------------------
 
     @property
     def working(self) -> list[str]:
-        """The adapters that `forward` must apply: active, not switched off, not merged into the weight already."""
-        return [] if self.disabled or self.merged else self.active
+        """The adapters that `forward` must apply: active, not switched off, not merged into the base already."""
+        names = self.active if self._only is None else self._only
+        return [] if self.disabled else [name for name in names if name not in self.merged]
 
-    def merge(self, safe_merge: bool = False) -> None:
-        """Fold the active adapters into the base weight, which is kept aside so that `unmerge` restores it exactly.
+    def __call__(self, *inputs: Any) -> Any:
+        """`forward`; for a batch with an adapter for each row, once for each adapter, on its rows."""
+        if self.rows is None:
+            return self.forward(*inputs)
+        order: list[int] = []
+        outputs = []
+        try:
+            for wanted in dict.fromkeys(self.rows):
+                rows = [i for i, name in enumerate(self.rows) if name == wanted]
+                self._only = [wanted] if wanted in self.adapter_names else []
+                outputs.append(self.forward(*(x[rows] for x in inputs)))
+                order += rows
+        finally:
+            self._only = None
+        return ops.concatenate(outputs)[np.argsort(order)]
+
+    # ---- merging ----------------------------------------------------------------------------------------------------
+
+    def delta_weight(self, adapter_name: str) -> Array:
+        """What merging adds to the base's weight, in its layout."""
+        raise NotImplementedError
+
+    def merged_values(self, names: list[str]) -> dict[str, Array]:
+        """The base's parameters with these adapters folded in: name -> values."""
+        weight = self.base_layer.weight.data.copy()
+        for name in names:
+            weight += self.delta_weight(name).astype(weight.dtype, copy=False)
+        return {"weight": weight}
+
+    def merge(self, names: list[str], safe_merge: bool = False) -> None:
+        """Fold adapters into the base's parameters, which are kept aside so that `unmerge` restores them exactly.
 
         Raises:
-            ValueError: with safe_merge, if the result is not finite; the weight is left as it was.
+            ValueError: with safe_merge, if the result is not finite; nothing is changed.
         """
-        if self.merged or self.disabled or not self.active:
+        names = [name for name in names if name in self.adapter_names]
+        if self.merged or self.disabled or not names:
             return
-        weight = self.base_layer.weight
-        refuse_meta([weight], "there is nothing to merge")
-        merged = weight.data.copy()
-        for name in self.active:
-            merged += self.delta_weight(name).astype(merged.dtype, copy=False)
-        if safe_merge and not np.isfinite(merged).all():
-            raise ValueError(f"merging {', '.join(self.active)} gives weights that are not finite: the adapter is broken")
-        # A Parameter of its own: the base's may be tied to another layer, which must not see the merge.
-        self.base_layer.weight, self._base_weight = copy.copy(weight), [weight]
-        self.base_layer.weight.data, self.merged = merged, list(self.active)
+        refuse_meta(self.base_layer.parameters(), "there is nothing to merge")
+        values = self.merged_values(names)
+        if safe_merge and not all(np.isfinite(array).all() for array in values.values()):
+            raise ValueError(f"merging {', '.join(names)} into {self.path} gives weights that are not finite: the adapter is "
+                             "broken")
+        for name, array in values.items():
+            path, _, attribute = name.rpartition(".")
+            owner = self.base_layer.get_submodule(path)
+            parameter = getattr(owner, attribute)
+            self._unmerged.append((owner, attribute, parameter))
+            # A Parameter of its own: the base's may be tied to another layer, which must not see the merge.
+            setattr(owner, attribute, merged := copy.copy(parameter))
+            merged.data = array
+        self.merged = names
 
     def unmerge(self) -> None:
-        """Take the adapters out of the base weight again; it is bit for bit what it was."""
-        if self.merged:
-            self.base_layer.weight, self._base_weight, self.merged = self._base_weight[0], [], []
+        """Take the adapters out of the base's parameters again; these are bit for bit what they were."""
+        for owner, attribute, parameter in self._unmerged:
+            setattr(owner, attribute, parameter)
+        self._unmerged, self.merged = [], []
+
+
+class CopyLayer(AdapterLayer):
+    """A module of which each adapter trains a whole copy; to merge is to put the copy in its place."""
+
+    wraps: ClassVar[tuple[type[Module], ...]] = (Module,)
+
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
+        setattr(self, self.prefix, {})
+
+    @property
+    def copies(self) -> dict[str, Module]:
+        """Adapter -> its copy; the attribute itself has the name that peft gives it."""
+        return getattr(self, self.prefix)
+
+    def add(self, adapter_name: str, config: Any, seed: int) -> None:
+        """A copy of the module as it is."""
+        self.copies[adapter_name] = copy.deepcopy(self.base_layer)
+
+    def forward(self, *inputs: Any) -> Any:
+        return (self.copies[self.working[-1]] if self.working else self.base_layer)(*inputs)
+
+    def merged_values(self, names: list[str]) -> dict[str, Array]:
+        return {name: parameter.data for name, parameter in self.copies[names[-1]].named_parameters()}
+
+
+class ModulesToSaveLayer(CopyLayer):
+    """What `modules_to_save` of any config wraps a module in; in files its copy has the module's own name."""
+
+    prefix = "modules_to_save"
+    original_module: Module
+
+    @property
+    def base_layer(self) -> Any:
+        return self.original_module  # peft's name for it
+
+    @base_layer.setter
+    def base_layer(self, module: Module) -> None:
+        self.original_module = module
+
+    def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
+        return {name.removeprefix(f"{self.prefix}."): parameter
+                for name, parameter in super().parameters_of(adapter_name).items()}

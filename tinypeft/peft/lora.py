@@ -17,14 +17,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinypeft.autograd import Tensor
-from tinypeft.backend import Array
-from tinypeft.nn import Conv1D, Dropout, Linear, Module
-from tinypeft.nn.module import generator
-from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.autograd import functional as F
+from tinypeft.backend import Array, asarray
+from tinypeft.nn import Conv1D, Dropout, Embedding, Linear, Module, Parameter
+from tinypeft.nn.module import generator, refuse_meta
+from tinypeft.peft.config import TargetedConfig, layer_of, register
 from tinypeft.peft.layer import AdapterLayer
+from tinypeft.peft.lora_init import INITS, initial_factors
 from tinypeft.peft.targets import pattern_value
 
 
+@register
 @dataclass
 class LoraConfig(TargetedConfig):
     """Arguments, names and defaults of peft's LoraConfig; those that name modules are TargetedConfig's.
@@ -35,7 +38,9 @@ class LoraConfig(TargetedConfig):
         lora_dropout: dropout on the input of A (the frozen path sees the input whole).
         fan_in_fan_out: whether the weights are stored (in, out), as Conv1D does; set from the modules.
         use_rslora: scale by lora_alpha / sqrt(r).
-        bias, init_lora_weights, modules_to_save, use_dora: accepted at their defaults only, so far.
+        bias: which biases of the base are trained too: "none", "all", or "lora_only", those of the target modules.
+        init_lora_weights: True, or how else A and B start (see lora_init.py): "gaussian", "pissa", "olora", False.
+        use_dora: train a magnitude for each output beside A and B (see dora.py).
         rank_pattern, alpha_pattern: other ranks and alphas for modules whose names end in a pattern.
     """
 
@@ -46,19 +51,17 @@ class LoraConfig(TargetedConfig):
     use_rslora: bool = False
     bias: str = "none"
     init_lora_weights: bool | str = True
-    modules_to_save: list[str] | None = None
     use_dora: bool = False
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
 
     peft_type: ClassVar[str] = "LORA"
-    default_targets: ClassVar[dict[str, list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+    default_targets: ClassVar[dict[str, str | list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
     unsupported: ClassVar[dict[str, Any]] = {
-        "alora_invocation_tokens": None, "arrow_config": None, "bias": "none", "corda_config": None,
-        "ensure_weight_tying": False, "eva_config": None, "init_lora_weights": True, "kasa_config": None,
-        "layer_replication": None, "loftq_config": {}, "lora_bias": False, "lora_ga_config": None, "megatron_config": None,
-        "megatron_core": "megatron.core", "modules_to_save": None, "monteclora_config": None, "qalora_group_size": 16,
-        "target_parameters": None, "trainable_token_indices": None, "use_bdlora": None, "use_dora": False,
+        "alora_invocation_tokens": None, "arrow_config": None, "corda_config": None, "ensure_weight_tying": False,
+        "eva_config": None, "kasa_config": None, "layer_replication": None, "loftq_config": {}, "lora_bias": False,
+        "lora_ga_config": None, "megatron_config": None, "megatron_core": "megatron.core", "monteclora_config": None,
+        "qalora_group_size": 16, "target_parameters": None, "trainable_token_indices": None, "use_bdlora": None,
         "use_qalora": False, "velora_config": None,
     }
 
@@ -72,6 +75,11 @@ class LoraConfig(TargetedConfig):
                 raise ValueError(f"LoraConfig: lora_alpha must be a positive number, got {name}={alpha!r}")
         if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"LoraConfig: lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
+        if self.bias not in ("none", "all", "lora_only"):
+            raise ValueError(f'LoraConfig: bias must be "none", "all" or "lora_only", got {self.bias!r}')
+        if self.init_lora_weights not in (True, False, *INITS):
+            raise ValueError(f"LoraConfig: init_lora_weights={self.init_lora_weights!r} is not implemented; True, False, "
+                             f"{', '.join(INITS)} are")
 
 
 @layer_of(LoraConfig)
@@ -81,42 +89,117 @@ class LoraLayer(AdapterLayer):
     prefix = "lora_"
     wraps = (Linear, Conv1D)
 
-    def __init__(self, base_layer: Module):
-        super().__init__(base_layer)
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
         self.lora_A: dict[str, Linear] = {}
         self.lora_B: dict[str, Linear] = {}
         self.lora_dropout: dict[str, Dropout] = {}
         self.lora_scaling: dict[str, float] = {}  # peft's `scaling`; the prefix is how `remove` finds it
+        self.lora_residual: dict[str, Parameter] = {}  # what PiSSA and OLoRA leave of W0
 
-    def add(self, adapter_name: str, config: LoraConfig, path: str, seed: int) -> None:
-        """A ~ U(-1/sqrt(in), 1/sqrt(in)), drawn from (seed, adapter name, parameter name); B = 0."""
+    @classmethod
+    def suits(cls, config: LoraConfig, module: Module) -> bool:
+        return isinstance(module, cls.wraps) and not config.use_dora
+
+    def add(self, adapter_name: str, config: LoraConfig, seed: int) -> None:
+        """A ~ U(-1/sqrt(in), 1/sqrt(in)), drawn from (seed, adapter name, parameter name); B = 0. Or as lora_init.py has it."""
         base = self.base_layer
-        r = pattern_value(path, config.rank_pattern, config.r)
-        alpha = pattern_value(path, config.alpha_pattern, config.lora_alpha)
-        if r > min(base.in_features, base.out_features):
-            raise ValueError(f"rank r={r} for {path}, a matrix of {base.out_features} x {base.in_features}: above "
-                             f"{min(base.in_features, base.out_features)} it is no longer a low-rank update")
+        r, self.lora_scaling[adapter_name] = rank_and_scaling(config, self.path, base.in_features, base.out_features)
         A, B = Linear(base.in_features, r, bias=False), Linear(r, base.out_features, bias=False)
-        if not base.weight.is_meta:
-            dtype = base.weight.dtype if base.weight.dtype == np.float64 else np.dtype(np.float32)
-            bound = base.in_features**-0.5
-            random = generator(seed, adapter_name, f"{path}.lora_A")
-            A.weight.data = random.uniform(-bound, bound, A.weight.shape).astype(dtype)
-            B.weight.data = np.zeros(B.weight.shape, dtype)
         config.fan_in_fan_out = isinstance(base, Conv1D)
+        if not base.weight.is_meta:
+            W = base.weight.data.T if isinstance(base, Conv1D) else base.weight.data  # (out, in)
+            random = generator(seed, adapter_name, f"{self.path}.lora_A")
+            A.weight.data, B.weight.data, left = initial_factors(config.init_lora_weights, W, r,
+                                                                 self.lora_scaling[adapter_name], random)
+            if left is not W:
+                self.lora_residual[adapter_name] = residual = Parameter(base.weight.shape)
+                residual.data = left.T if isinstance(base, Conv1D) else left
+        elif config.init_lora_weights in ("pissa", "olora"):
+            refuse_meta([base.weight], f"{config.init_lora_weights} starts from the weights' values")
         self.lora_A[adapter_name], self.lora_B[adapter_name] = A, B
         self.lora_dropout[adapter_name] = Dropout(config.lora_dropout)
-        self.lora_scaling[adapter_name] = alpha / (r**0.5 if config.use_rslora else r)
+
+    def replaced(self, adapter_name: str) -> dict[str, Parameter]:
+        residual = self.lora_residual.pop(adapter_name, None)
+        return {} if residual is None else {"weight": residual}
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base_layer(x)  # (..., in) -> (..., out)
+        y = base = self.base_layer(x)  # (..., in) -> (..., out)
         for name in self.working:
-            u = self.lora_A[name](self.lora_dropout[name](x))  # (..., in) @ (in, r) -> (..., r)
-            y = y + self.lora_B[name](u * self.lora_scaling[name])  # scaled where it is narrow; (..., r) -> (..., out)
+            y = y + self.update(name, self.lora_dropout[name](x), x, base)
         return y
+
+    def update(self, name: str, dropped: Tensor, x: Tensor, base: Tensor) -> Tensor:
+        """(alpha / r) B A dropout(x); x itself and base = W0 x + b are there for DoRA."""
+        u = self.lora_A[name](dropped)  # (..., in) @ (in, r) -> (..., r)
+        return self.lora_B[name](u * self.lora_scaling[name])  # scaled where it is narrow; (..., r) -> (..., out)
+
+    def factors(self, adapter_name: str) -> tuple[Parameter, Parameter]:
+        """A and B."""
+        return self.lora_A[adapter_name].weight, self.lora_B[adapter_name].weight
 
     def delta_weight(self, adapter_name: str) -> Array:
         """(alpha / r) B A, (out, in), or transposed for a Conv1D, which stores (in, out)."""
-        A, B = self.lora_A[adapter_name].weight.data, self.lora_B[adapter_name].weight.data
-        delta = self.lora_scaling[adapter_name] * (B @ A)
+        A, B = self.factors(adapter_name)
+        delta = self.lora_scaling[adapter_name] * (B.data @ A.data)
         return delta.T if isinstance(self.base_layer, Conv1D) else delta
+
+
+@layer_of(LoraConfig)
+class LoraEmbedding(AdapterLayer):
+    """Row `id` of W0 + (alpha / r) (B A)^T, W0 (V, d), A (r, V), B (d, r). Here A starts at zero and B random."""
+
+    prefix = "lora_"
+    wraps = (Embedding,)
+
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
+        self.lora_embedding_A: dict[str, Parameter] = {}
+        self.lora_embedding_B: dict[str, Parameter] = {}
+        self.lora_scaling: dict[str, float] = {}
+
+    @classmethod
+    def suits(cls, config: LoraConfig, module: Module) -> bool:
+        return isinstance(module, cls.wraps) and not config.use_dora
+
+    def add(self, adapter_name: str, config: LoraConfig, seed: int) -> None:
+        """A = 0, B ~ N(0, 1)."""
+        base = self.base_layer
+        r, self.lora_scaling[adapter_name] = rank_and_scaling(config, self.path, base.num_embeddings, base.embedding_dim)
+        A, B = Parameter((r, base.num_embeddings)), Parameter((base.embedding_dim, r))
+        if not base.weight.is_meta:
+            random = generator(seed, adapter_name, f"{self.path}.lora_embedding_B")
+            A.data = np.zeros_like(base.weight.data, shape=A.shape)
+            B.data = asarray(random.standard_normal(B.shape), like=A.data).astype(A.dtype)
+        self.lora_embedding_A[adapter_name], self.lora_embedding_B[adapter_name] = A, B
+
+    def forward(self, ids: Array) -> Tensor:
+        y = self.base_layer(ids)  # (B, T) -> (B, T, d)
+        for name in self.working:
+            u = F.embedding(self.lora_embedding_A[name].T, ids) * self.lora_scaling[name]  # (B, T) -> (B, T, r)
+            y = y + F.linear(u, self.lora_embedding_B[name])  # (B, T, r) @ (r, d) -> (B, T, d)
+        return y
+
+    def factors(self, adapter_name: str) -> tuple[Parameter, Parameter]:
+        """A and B."""
+        return self.lora_embedding_A[adapter_name], self.lora_embedding_B[adapter_name]
+
+    def delta_weight(self, adapter_name: str) -> Array:
+        """(alpha / r) (B A)^T, (V, d)."""
+        A, B = self.factors(adapter_name)
+        return self.lora_scaling[adapter_name] * (B.data @ A.data).T
+
+
+def rank_and_scaling(config: LoraConfig, path: str, n_in: int, n_out: int) -> tuple[int, float]:
+    """r, and alpha / r (rsLoRA: alpha / sqrt(r)), of the module at `path`, a matrix of n_out x n_in.
+
+    Raises:
+        ValueError: a rank above the matrix's.
+    """
+    r = pattern_value(path, config.rank_pattern, config.r)
+    alpha = pattern_value(path, config.alpha_pattern, config.lora_alpha)
+    if r > min(n_in, n_out):
+        raise ValueError(f"rank r={r} for {path}, a matrix of {n_out} x {n_in}: above {min(n_in, n_out)} it is no longer a "
+                         "low-rank update")
+    return r, alpha / (r**0.5 if config.use_rslora else r)

@@ -1,14 +1,14 @@
 """A model with adapters: `get_peft_model`, `PeftModel` and its verbs, which are peft's.
 
-The adapters are put into the model itself: each target module is replaced by an AdapterLayer that holds it. Parameter names
-are peft's, `base_model.model.<path>.lora_A.<adapter>.weight`; in files the adapter's name is left out.
+An adapter has parameters in up to three kinds of places: layers that wrap modules of the base (layer.py), parameters that
+replace the base's own (replacements.py), and soft prompts, which change what the model is called with (soft_prompts.py).
+Parameter names are peft's, `base_model.model.<path>.lora_A.<adapter>.weight`; in files the adapter's name is left out.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.files import read_safetensors, write_safetensors
-from tinypeft.nn import CausalLM, Module, Parameter
-from tinypeft.nn.module import check_state, refuse_meta, some
+from tinypeft.nn import CausalLM, CausalLMOutput, Module, Parameter
+from tinypeft.nn.generation import generate
+from tinypeft.peft import storage
+from tinypeft.peft.combine import weighted_adapter
 from tinypeft.peft.config import PeftConfig, TargetedConfig
 from tinypeft.peft.layer import AdapterLayer
-from tinypeft.peft.targets import find_targets, pattern_value
-
-WEIGHTS_NAME = "adapter_model.safetensors"
+from tinypeft.peft.mixed_batch import BASE, mixed_batch
+from tinypeft.peft.replacements import Replacements, check_together, replace_biases
+from tinypeft.peft.soft_prompts import SoftPrompt, with_prompts
+from tinypeft.peft.status import LayerStatus, layer_status
+from tinypeft.peft.targets import inject_copies, inject_layers, plain_modules
 
 
 def get_peft_model(model: CausalLM, peft_config: PeftConfig, adapter_name: str = "default", *, seed: int = 0) -> PeftModel:
@@ -47,35 +50,37 @@ def get_peft_model(model: CausalLM, peft_config: PeftConfig, adapter_name: str =
 class _Tuner(Module):
     """Holds the model under the name that peft's parameter names have: base_model.model."""
 
-    def __init__(self, model: CausalLM):
-        self.model = model
+    def __init__(self, model: CausalLM, update_and_allocate: Callable[[int], None]):
+        self.model, self.update_and_allocate = model, update_and_allocate  # where peft has that verb
 
 
 class PeftModel(Module):
-    """A frozen language model and its adapters. Called, it behaves like the model."""
+    """A frozen language model and its adapters. Called, it behaves like the model.
+
+    Attributes:
+        peft_config: adapter -> its config.
+        active_adapters: the adapters in use, in the order in which they were listed.
+    """
 
     def __init__(self, model: CausalLM, peft_config: PeftConfig, adapter_name: str = "default", *, seed: int = 0,
-                 _strict: bool = True):
+                 _loading: bool = False):
         if any(isinstance(module, AdapterLayer) for module in model.modules()):
             raise ValueError("this model carries adapters already: use add_adapter on its PeftModel, or take them out with "
                              "unload() first")
-        self.base_model = _Tuner(model)
+        self.base_model = _Tuner(model, self.update_and_allocate)
+        self.prompt_encoder: dict[str, SoftPrompt] = {}
         self.peft_config: dict[str, PeftConfig] = {}
+        self.active_adapters: list[str] = []
+        self.replacements = Replacements()
+        self.disabled = False
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # to be thawed by unload
         model.requires_grad_(False)
         try:
-            self.add_adapter(adapter_name, peft_config, seed=seed, _strict=_strict)
+            self.add_adapter(adapter_name, peft_config, seed=seed, _loading=_loading)
         except Exception:
             self.unload()
             raise
         self.set_adapter(adapter_name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.base_model.model(*args, **kwargs)
-
-    def generate(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """See `tinypeft.nn.generation.generate`."""
-        return self.base_model.model.generate(*args, **kwargs)
 
     @property
     def config(self) -> Any:
@@ -85,56 +90,107 @@ class PeftModel(Module):
         """The model that the adapters were put into (they are still in it: see `unload`)."""
         return self.base_model.model
 
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, position_ids: Any = None, *,
+                adapter_names: Sequence[str] | None = None, cache: Any = None, inputs_embeds: Any = None,
+                output_hidden_states: bool = False) -> CausalLMOutput:
+        """As the base model's; with soft prompts, logits and labels have a row for each virtual token too.
+
+        Args:
+            adapter_names: for each row of the batch the adapter that it goes through, "__base__" for none.
+            position_ids: those of the text's tokens; virtual tokens come on top.
+
+        Raises:
+            ValueError: as the base model; or an adapter that cannot be mixed within a batch.
+        """
+        call = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "position_ids": position_ids,
+                "cache": cache, "inputs_embeds": inputs_embeds}
+        if self.num_virtual_tokens and adapter_names is None:
+            call = vars(with_prompts(self, **call))
+        with mixed_batch(self, adapter_names, input_ids if inputs_embeds is None else inputs_embeds):
+            return self._with_penalty(self.base_model.model(**call, output_hidden_states=output_hidden_states))
+
+    def _with_penalty(self, out: CausalLMOutput) -> CausalLMOutput:
+        if self.training and out.loss is not None and not self.disabled:
+            for name in self.active_adapters:
+                if (penalty := self.peft_config[name].penalty()) is not None:
+                    out.loss = out.loss + penalty
+        return out
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, *, adapter_names: Sequence[str] | None = None,
+                 **options: Any) -> np.ndarray:
+        """See `tinypeft.nn.generation.generate`; adapter_names as in `forward`."""
+        if adapter_names is None:
+            return generate(self, input_ids, attention_mask, **options)
+        with mixed_batch(self, adapter_names, input_ids):
+            return self.base_model.model.generate(input_ids, attention_mask, **options)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """How many positions the active soft prompts take."""
+        prompts = [] if self.disabled else [self.prompt_encoder.get(name) for name in self.active_adapters]
+        return sum(prompt.num_virtual_tokens for prompt in prompts if prompt is not None)
+
     # ---- adapters ---------------------------------------------------------------------------------------------------
 
-    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *, seed: int = 0, _strict: bool = True) -> None:
-        """Put another adapter beside those that are there; it does nothing until `set_adapter`.
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *, seed: int = 0, _loading: bool = False) -> None:
+        """Put another adapter, of the same or another method, beside those there; it does nothing until `set_adapter`.
 
         Raises:
             ValueError: the name is taken or unusable, or the config does not fit the model; the model is unchanged.
         """
         if adapter_name in self.peft_config:
-            raise ValueError(f"there is an adapter {adapter_name!r} already: {', '.join(self.peft_config)}")
-        if not re.fullmatch(r"[^./\\\s]+", adapter_name):
+            raise ValueError(f"there is an adapter {adapter_name!r} already: {', '.join(self.peft_config)}. Choose another "
+                             "name, or delete_adapter it first")
+        if adapter_name == BASE or not re.fullmatch(r"[^./\\\s]+", adapter_name):
             raise ValueError(f"an adapter's name becomes part of parameter and folder names: {adapter_name!r} may not be "
-                             "empty or hold dots, slashes or spaces")
-        assert isinstance(peft_config, TargetedConfig)  # as all methods' are so far
-        peft_config = replace(peft_config)  # ours, to fill in: the caller may use his for another model
-        model, kind = self.base_model.model, peft_config.layer
-        paths = find_targets(model, peft_config, strict=_strict)
-        for option in ("rank_pattern", "alpha_pattern"):
-            patterns = getattr(peft_config, option, {})
-            if idle := [key for key in patterns if _strict and not any(pattern_value(p, {key: True}, False) for p in paths)]:
-                raise ValueError(f"{option} {idle} match none of the target modules: {some(paths)}")
-        layers = {path: layer if isinstance(layer := model.get_submodule(path), kind) else kind(layer) for path in paths}
-        try:
-            for path, layer in layers.items():
-                layer.add(adapter_name, peft_config, path, seed)
-        except Exception:
-            for layer in layers.values():
-                layer.remove(adapter_name)
-            raise
-        for path, layer in layers.items():
-            model.set_submodule(path, layer)
-        peft_config.base_model_name_or_path = peft_config.base_model_name_or_path or model.name_or_path
-        self.peft_config[adapter_name] = peft_config
+                             f"empty or {BASE}, or hold dots, slashes or spaces")
+        config, model = replace(peft_config), self.base_model.model  # ours, to fill in: the caller's may serve other models
+        if isinstance(config, TargetedConfig):
+            config = config.resolved(model.config.model_type)
+        config.loading = _loading
+        self.peft_config[adapter_name] = config
+        with self.disable_adapter():  # so that a method that looks at the base's weights sees the base's
+            try:
+                bases: dict[str, Module] = {}
+                if isinstance(config, TargetedConfig):
+                    bases = inject_layers(model, config, adapter_name, seed)
+                    kind = getattr(config, "bias", "none")  # none, all, lora_only, ...
+                    biased = {} if kind == "none" else bases if kind != "all" else plain_modules(model, config.modules_to_save)
+                    replace_biases(self.replacements, biased, adapter_name, bases)
+                inject_copies(model, config, adapter_name, seed)
+                for path, base in bases.items():
+                    layer = model.get_submodule(path)
+                    assert isinstance(layer, AdapterLayer)
+                    for attribute, parameter in layer.replaced(adapter_name).items():
+                        self.replacements.add(adapter_name, base, attribute, None, parameter)
+                config.inject(self, adapter_name, seed)
+            except Exception:
+                self.forget(adapter_name)
+                raise
+        config.base_model_name_or_path = config.base_model_name_or_path or model.name_or_path
         self._train_only(self.active_adapters)
         self.train(model.training)  # the new layers too
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
-        """Make one adapter, or several whose effects add up, the active and trainable ones."""
+        """Make one adapter, or several whose effects add up, the active and trainable ones.
+
+        Order matters only for soft prompts: their tokens stand in the order in which they are listed.
+
+        Raises:
+            ValueError: an unknown name, or two adapters that cannot be active together; nothing is changed.
+        """
         names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
-            self._known(name)
-        for layer in self._layers():
+            self.known(name)
+        check_together(names, self.replacements, self.layers())
+        for layer in self.layers():
             layer.unmerge()
-            layer.active = [name for name in names if name in layer.adapters]
+            layer.active = [name for name in names if name in layer.adapter_names]
+        self.active_adapters = names
+        self.replacements.activate([] if self.disabled else names)
         self._train_only(names)
-
-    @property
-    def active_adapters(self) -> list[str]:
-        """The names of the active adapters."""
-        return list(dict.fromkeys(name for layer in self._layers() for name in layer.active))
 
     def load_adapter(self, folder: str | Path, adapter_name: str, is_trainable: bool = False) -> None:
         """Add an adapter that `save_pretrained`, ours or peft's, has written; `set_adapter` makes it active.
@@ -142,81 +198,133 @@ class PeftModel(Module):
         Raises:
             FileNotFoundError, ValueError: the files are missing or broken, or were made for another base; nothing is loaded.
         """
-        config = PeftConfig.from_pretrained(folder)
-        config.inference_mode = not is_trainable
-        state = read_safetensors(Path(folder) / WEIGHTS_NAME)
-        self.add_adapter(adapter_name, config, _strict=False)
+        config, tensors = storage.read(folder, is_trainable)
+        self.add_adapter(adapter_name, config, _loading=True)
         try:
-            self._load(adapter_name, state)
+            storage.put_in(self, adapter_name, tensors, Path(folder))
         except Exception:
-            self.delete_adapter(adapter_name)
+            self.forget(adapter_name)
             raise
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget an adapter; the layers it stood in stay, ready for others."""
-        self._known(adapter_name)
-        for layer in self._layers():
+        """Forget an adapter.
+
+        Raises:
+            ValueError: it is unknown, or active: what should be active instead is for the caller to say.
+        """
+        self.known(adapter_name)
+        if adapter_name in self.active_adapters:
+            raise ValueError(f"{adapter_name!r} is active: make another adapter active first (set_adapter; there are: "
+                             f"{', '.join(self.peft_config)}), or take all out with unload()")
+        self.forget(adapter_name)
+
+    def forget(self, adapter_name: str) -> None:
+        """Take all that belongs to an adapter out of the model; a layer without adapters makes room for its base."""
+        model = self.base_model.model
+        for layer in self.layers():
             layer.remove(adapter_name)
-        del self.peft_config[adapter_name]
+            if not layer.adapter_names:
+                model.set_submodule(layer.path, layer.base_layer)
+        self.replacements.remove(adapter_name)
+        self.prompt_encoder.pop(adapter_name, None)
+        self.peft_config.pop(adapter_name, None)
+        self.active_adapters = [name for name in self.active_adapters if name != adapter_name]
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """A context in which the model is the base model."""
-        before = [(layer, layer.disabled, layer.merged) for layer in self._layers()]
-        for layer, _, _ in before:
+        """A context in which the model is the base model, bit for bit."""
+        layers = [(layer, layer.disabled, layer.merged) for layer in self.layers()]
+        disabled, self.disabled = self.disabled, True
+        for layer, _, _ in layers:
             layer.unmerge()
             layer.disabled = True
+        self.replacements.activate([])
         try:
             yield
         finally:
-            for layer, disabled, merged in before:
-                layer.disabled = disabled
-                if merged:
-                    layer.merge()
+            self.disabled = disabled
+            self.replacements.activate([] if disabled else self.active_adapters)
+            for layer, was_disabled, merged in layers:
+                layer.disabled = was_disabled
+                layer.merge(merged)
+
+    def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str,
+                             combination_type: str = "svd", svd_rank: int | None = None) -> None:
+        """Make a new LoRA adapter of several: see combine.py.
+
+        Raises:
+            ValueError: the adapters cannot be combined, or not in this way; nothing is added.
+        """
+        weighted_adapter(self, adapters, weights, adapter_name, combination_type, svd_rank)
+
+    def update_and_allocate(self, global_step: int) -> None:
+        """After each update, while gradients are there: lets methods act that train in phases (see adalora.py)."""
+        for name in self.active_adapters:
+            self.peft_config[name].update_and_allocate(global_step)
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 
-    def merge_adapter(self, safe_merge: bool = False) -> None:
-        """Fold the active adapters into the base weights: same output, no extra work; `unmerge_adapter` takes them out.
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Fold adapters (the active ones) into the base weights: same output, no extra work; `unmerge_adapter` undoes it.
 
         Raises:
-            ValueError: with safe_merge, if a merged weight is not finite; nothing is merged then.
+            ValueError: an adapter that is not a change of weights; or with safe_merge, a merged weight that is not finite.
+                Nothing is merged then.
             RuntimeError: the model is on the meta device.
         """
+        names = self.active_adapters if adapter_names is None else adapter_names
+        for name in names:
+            self.known(name)
+            wraps = [layer for layer in self.layers() if name in layer.adapter_names]
+            if name in self.prompt_encoder or not all(layer.mergeable for layer in wraps):
+                raise ValueError(f"{name!r} ({self.peft_config[name].peft_type}) cannot be merged: it is not a change of the "
+                                 "base's weights. Pass adapter_names without it, or keep the adapter beside the model")
+        check_together(names, self.replacements, self.layers())
+        if not self.disabled and any(name not in self.active_adapters for name in names):
+            self.replacements.activate(list(dict.fromkeys([*self.active_adapters, *names])))
         try:
-            for layer in self._layers():
-                layer.merge(safe_merge)
+            for layer in self.layers():
+                layer.merge(names, safe_merge)
         except Exception:
             self.unmerge_adapter()
             raise
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`: the base weights are bit for bit what they were."""
-        for layer in self._layers():
+        for layer in self.layers():
             layer.unmerge()
+        self.replacements.activate([] if self.disabled else self.active_adapters)
 
-    def merge_and_unload(self, safe_merge: bool = False) -> CausalLM:
-        """The plain model, with the active adapters folded into its weights, all frozen (requires_grad_() thaws them)."""
-        self.merge_adapter(safe_merge)
-        model = self.base_model.model
-        if isinstance(model.lm_head, AdapterLayer) and model.lm_head.merged:
+    def merge_and_unload(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> CausalLM:
+        """The plain model, with adapters (the active ones) in its weights, all frozen (requires_grad_() thaws them).
+
+        Raises:
+            ValueError, RuntimeError: as `merge_adapter`; nothing is changed.
+        """
+        self.merge_adapter(adapter_names, safe_merge)
+        if adapter_names is not None:
+            self.replacements.activate(adapter_names)
+        model = self._take_out()
+        if model.lm_head.weight is not model.get_input_embeddings().weight:
             model.config.tie_word_embeddings = False  # the head has left the token table behind
-        return self._take_out()
+        model.requires_grad_(False)
+        return model
 
     def unload(self) -> CausalLM:
         """The plain model as it was, without the adapters; what was trained before they came is trained again."""
         self.unmerge_adapter()
+        self.replacements.activate([])
         for parameter in self._trained:
             parameter.requires_grad = True
         return self._take_out()
 
     def _take_out(self) -> CausalLM:
         model = self.base_model.model
-        for path, layer in [(p, m) for p, m in model.named_modules() if isinstance(m, AdapterLayer)]:
-            model.set_submodule(path, layer.base_layer)
+        for layer in self.layers():
+            model.set_submodule(layer.path, layer.base_layer)
         return model
 
-    # ---- counting ---------------------------------------------------------------------------------------------------
+    # ---- looking ----------------------------------------------------------------------------------------------------
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all), counted in numbers, adapters included."""
@@ -228,22 +336,44 @@ class PeftModel(Module):
         trainable, total = self.get_nb_trainable_parameters()
         print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}")
 
+    def get_layer_status(self) -> list[LayerStatus]:
+        """What each layer with adapters carries, and in what state."""
+        return [layer_status(layer) for layer in self.layers()]
+
+    def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
+        """Name in files -> parameter, for one adapter."""
+        self.known(adapter_name)
+        found = {f"base_model.model.{layer.path}.{name}": parameter
+                 for layer in self.layers() for name, parameter in layer.parameters_of(adapter_name).items()}
+        found |= self.replacements.parameters_of(adapter_name)
+        prompt = self.prompt_encoder.get(adapter_name)
+        return found if prompt is None else found | prompt.parameters_of()
+
+    def layers(self) -> list[AdapterLayer]:
+        """The layers of the base that adapters stand in."""
+        return [module for module in self.base_model.model.modules() if isinstance(module, AdapterLayer)]
+
+    def known(self, adapter_name: str) -> PeftConfig:
+        """An adapter's config, or a ValueError that lists those there are."""
+        if adapter_name not in self.peft_config:
+            raise ValueError(f"there is no adapter {adapter_name!r}; there are: {', '.join(self.peft_config)}")
+        return self.peft_config[adapter_name]
+
+    def _train_only(self, names: list[str]) -> None:
+        for name, config in self.peft_config.items():
+            for parameter in self.parameters_of(name).values():
+                parameter.requires_grad = name in names and not config.inference_mode
+
     # ---- files ------------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapter_config.json and adapter_model.safetensors: "default" into `folder`, others into subfolders."""
-        for name, config in self.peft_config.items():
-            target = Path(folder) if name == "default" else Path(folder) / name
-            parameters = self._adapter_parameters(name)
-            refuse_meta(parameters.values(), "there is nothing to save")
-            target.mkdir(parents=True, exist_ok=True)
-            config.save_pretrained(target)
-            write_safetensors(target / WEIGHTS_NAME, {key: p.numpy() for key, p in parameters.items()})
+        storage.save(self, Path(folder))
 
     @classmethod
     def from_pretrained(cls, model: CausalLM, folder: str | Path, adapter_name: str = "default",
                         is_trainable: bool = False) -> PeftModel:
-        """Put a saved adapter, ours or peft's, into its base model.
+        """Put a saved adapter, or a saved set of active ones, ours or peft's, into its base model.
 
         Args:
             is_trainable: as in peft, a loaded adapter is frozen unless this is True.
@@ -251,54 +381,4 @@ class PeftModel(Module):
         Raises:
             FileNotFoundError, ValueError: as `load_adapter`; the model is unchanged.
         """
-        config = PeftConfig.from_pretrained(folder)
-        config.inference_mode = not is_trainable
-        state = read_safetensors(Path(folder) / WEIGHTS_NAME)
-        peft_model = cls(model, config, adapter_name, _strict=False)
-        try:
-            peft_model._load(adapter_name, state)
-        except Exception:
-            peft_model.unload()
-            raise
-        return peft_model
-
-    # ---- inside -----------------------------------------------------------------------------------------------------
-
-    def _layers(self) -> list[AdapterLayer]:
-        return [module for module in self.base_model.model.modules() if isinstance(module, AdapterLayer)]
-
-    def _known(self, adapter_name: str) -> PeftConfig:
-        if adapter_name not in self.peft_config:
-            raise ValueError(f"there is no adapter {adapter_name!r}; there are: {', '.join(self.peft_config)}")
-        return self.peft_config[adapter_name]
-
-    def _train_only(self, names: list[str]) -> None:
-        for layer in self._layers():
-            for name in layer.adapters:
-                for parameter in layer.parameters_of(name).values():
-                    parameter.requires_grad = name in names and not self.peft_config[name].inference_mode
-
-    def _adapter_parameters(self, adapter_name: str) -> dict[str, Parameter]:
-        """Name in files -> parameter, for one adapter."""
-        return {f"base_model.model.{path}.{name}": parameter
-                for path, layer in self.base_model.model.named_modules() if isinstance(layer, AdapterLayer)
-                for name, parameter in layer.parameters_of(adapter_name).items()}
-
-    def _load(self, adapter_name: str, state: dict[str, np.ndarray]) -> None:
-        parameters = self._adapter_parameters(adapter_name)
-        made_for, model = self._known(adapter_name).base_model_name_or_path, self.base_model.model
-        refuse_meta(parameters.values(), "an adapter cannot be loaded into it")
-        base = {f"base_model.model.{path}.{name}": value.data for path, module in model.named_modules()  # a tied one twice
-                for name, value in vars(module).items() if isinstance(value, Parameter)}
-        state = {key: array for key, array in state.items()  # with an adapter of the head, peft saves the head's own weight
-                 if key in parameters or not (key in base and np.array_equal(array, base[key]))}
-        try:
-            check_state(state, {key: parameter.shape for key, parameter in parameters.items()}, "this adapter")
-        except ValueError as error:
-            raise ValueError(f"{error}. The adapter was made for the base {made_for!r}; this model is "
-                             f"{model.name_or_path!r}, a {type(model).__name__}") from None
-        if made_for and model.name_or_path and made_for != model.name_or_path:
-            warnings.warn(f"the adapter was made for {made_for!r}, this model is {model.name_or_path!r}: the shapes fit, but "
-                          "on other weights than its own an adapter means nothing", stacklevel=3)
-        for key, parameter in parameters.items():
-            parameter.data = np.array(state[key], dtype=parameter.dtype)
+        return storage.load(cls, model, Path(folder), adapter_name, is_trainable)

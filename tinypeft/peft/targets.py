@@ -1,4 +1,4 @@
-"""Which modules a config names: peft's rules for target_modules and what narrows them down."""
+"""Which modules a config names: peft's rules for target_modules and what narrows them down, and how they are wrapped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tinypeft.nn import CausalLM, Conv1D, Linear
+from tinypeft.nn import CausalLM, Conv1D, Linear, Module
 from tinypeft.nn.module import near, some
-from tinypeft.peft.config import TargetedConfig
-from tinypeft.peft.layer import AdapterLayer
+from tinypeft.peft.config import PeftConfig, TargetedConfig
+from tinypeft.peft.layer import AdapterLayer, ModulesToSaveLayer
 
 
 def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -> list[str]:
@@ -25,24 +25,19 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
     Raises:
         ValueError: nothing matches, an entry matches nothing, or a match cannot be adapted. Near names are listed.
     """
-    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, AdapterLayer))
-    modules = {name: module for name, module in model.named_modules() if name and not name.startswith(inside)}
-    linear, wraps = (Linear, Conv1D, config.layer), (*config.layer.wraps, config.layer)
-    wanted = config.target_modules
-    if wanted is None:
-        wanted = config.default_targets.get(model.config.model_type)
-        if wanted is None:
-            raise ValueError(f"there are no default target_modules for model type {model.config.model_type!r}: name some")
+    modules = plain_modules(model, config.modules_to_save)
+    wanted = config.resolved(model.config.model_type).target_modules
+    assert wanted is not None
     found: list[str]
     if wanted == "all-linear":
-        found = [name for name, module in modules.items() if isinstance(module, linear) and module is not model.lm_head]
+        found = [name for name, module in modules.items() if isinstance(module, Linear | Conv1D) and name != "lm_head"]
     else:
         found = [name for name in modules if matches(name, wanted)]
     named = found
     found = [name for name in found if not (config.exclude_modules and matches(name, config.exclude_modules))]
     found = [name for name in found if _in_layers(name, config.layers_to_transform, config.layers_pattern)]
 
-    adaptable = [name for name, module in modules.items() if isinstance(module, wraps)]
+    adaptable = [name for name, module in modules.items() if config.layer_for(module)]
     entries = [wanted] if isinstance(wanted, str) else wanted
     idle = [entry for entry in entries if isinstance(wanted, list) and not any(matches(name, [entry]) for name in modules)]
     if not named or (strict and idle):
@@ -55,10 +50,78 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
                          "leave none of them")
     wrong = [name for name in found if name not in adaptable]
     if wrong:
-        kinds = ", ".join(kind.__name__ for kind in config.layer.wraps)
+        kinds = ", ".join(dict.fromkeys(kind.__name__ for layer in config.layers for kind in layer.wraps))
         raise ValueError(f"target_modules {entries} match {some(wrong)}, of type {type(modules[wrong[0]]).__name__}; only "
                          f"{kinds} can be adapted. {_suggest(entries, adaptable)}")
     return found
+
+
+def inject_layers(model: CausalLM, config: TargetedConfig, adapter_name: str, seed: int) -> dict[str, Module]:
+    """Wrap the modules that a config names, and give the layers the parameters of a new adapter.
+
+    Returns:
+        path -> the wrapped base module.
+
+    Raises:
+        ValueError: as `find_targets`; or a module carries another method already. The model is unchanged.
+    """
+    strict, found = not config.loading, set(find_targets(model, config, strict=not config.loading))
+    bases = {path: module for path, module in plain_modules(model).items() if path in found}
+    for option in ("rank_pattern", "alpha_pattern"):
+        patterns = getattr(config, option, None) or {}
+        if idle := [key for key in patterns if strict and not any(pattern_value(p, {key: True}, False) for p in bases)]:
+            raise ValueError(f"{option} {idle} match none of the target modules: {some(bases)}")
+    config.prepare(model, bases, seed)
+    layers = {}
+    for path, base in bases.items():
+        kind, there = config.layer_for(base), model.get_submodule(path)
+        assert kind is not None  # find_targets has seen to it
+        if isinstance(there, AdapterLayer) and not (issubclass(kind, type(there)) or isinstance(there, kind)):
+            raise ValueError(f"{path} carries the adapter {', '.join(there.adapter_names)}, in a {type(there).__name__}: of two "
+                             f"methods on one module the result would depend on their order. Give {adapter_name!r} other "
+                             "target_modules")
+        layers[path] = kind.around(there, path)
+    try:
+        for layer in layers.values():
+            layer.add(adapter_name, config, seed)
+    except Exception:
+        for layer in layers.values():
+            layer.remove(adapter_name)
+        raise
+    for path, layer in layers.items():
+        model.set_submodule(path, layer)
+    return bases
+
+
+def inject_copies(model: CausalLM, config: PeftConfig, adapter_name: str, seed: int) -> None:
+    """Wrap the modules that modules_to_save names, so that a copy of each is trained.
+
+    Raises:
+        ValueError: a name matches nothing, or a module carries adapters already. The model is unchanged.
+    """
+    names, modules = config.modules_to_save or [], plain_modules(model)
+    paths = [path for path in modules if matches(path, names)]
+    if idle := [name for name in names if not any(matches(path, [name]) for path in modules)]:
+        raise ValueError(f"modules_to_save {idle} match no module of this {type(model).__name__}. "
+                         f"{_suggest(idle, list(modules))}")
+    for path in paths:
+        inner = [m for m in model.get_submodule(path).modules() if isinstance(m, AdapterLayer)]
+        if inner and not isinstance(inner[0], ModulesToSaveLayer):
+            raise ValueError(f"modules_to_save names {path}, in which {inner[0].path} carries the adapter "
+                             f"{', '.join(inner[0].adapter_names)}: a copy of it would be trained instead")
+    for path in paths:
+        layer = ModulesToSaveLayer.around(model.get_submodule(path), path)
+        layer.add(adapter_name, config, seed)
+        model.set_submodule(path, layer)
+
+
+def plain_modules(model: CausalLM, but: list[str] | None = None) -> dict[str, Module]:
+    """The modules of the base model as if no adapters were in it, path -> module, without those that `but` names."""
+    modules = dict(model.named_modules())
+    wrapped = tuple(f"{path}." for path, module in modules.items() if isinstance(module, AdapterLayer))
+    named = tuple(f"{path}." for path in modules if matches(path, but or []))
+    return {path: module.base_layer if isinstance(module, AdapterLayer) else module for path, module in modules.items()
+            if path and not path.startswith(wrapped) and not f"{path}.".startswith(named)}
 
 
 def matches(name: str, patterns: str | Sequence[str]) -> bool:

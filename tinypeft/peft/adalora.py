@@ -1,0 +1,207 @@
+"""AdaLoRA: a budget of ranks, given to the layers where they matter (Zhang et al. 2023, 2303.10512).
+
+The update has the form of a singular value decomposition, and starts at zero because E does:
+
+    W = W0 + (alpha / r) B diag(E) A        A (r, in), E (r, 1), B (out, r)
+
+A penalty keeps A and B nearly orthogonal, orth_reg_weight * mean ||A A^T - I||_F (and B^T B), added to the loss in training.
+While training goes on, singular values are set to zero until target_r are left for each matrix on average. For which, says
+the importance of each triplet (a row of A, a number of E, a column of B), from s = |weight * gradient| of its weights,
+
+    I <- beta1 I + (1 - beta1) s        U <- beta2 U + (1 - beta2) |s - I|        importance of a weight: I U
+
+summed up as that of E plus the means of those in A and B. The budget stays at init_r for `tinit` steps, falls with the
+cube of the time that is left, and stays at target_r for the last `tfinal` steps. After each update, while gradients are
+there, call `peft_model.update_and_allocate(step)`, with steps counted from 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinypeft.autograd import Tensor
+from tinypeft.autograd import functional as F
+from tinypeft.backend import Array, asarray
+from tinypeft.nn import CausalLM, Conv1D, Dropout, Linear, Module, Parameter
+from tinypeft.nn.module import generator
+from tinypeft.peft.config import layer_of, register
+from tinypeft.peft.layer import AdapterLayer
+from tinypeft.peft.lora import LoraConfig
+
+
+@register
+@dataclass
+class AdaLoraConfig(LoraConfig):
+    """Arguments, names and defaults of peft's AdaLoraConfig; `r` is not used, other arguments are LoraConfig's.
+
+    Args:
+        target_r, init_r: the mean rank of a matrix at the end, and at the start.
+        tinit, tfinal: steps before the budget begins to fall, and after it has fallen.
+        deltaT: steps between two allocations.
+        beta1, beta2: how slowly the running means move, in (0, 1).
+        orth_reg_weight: the weight of the penalty.
+        total_step: how many steps training takes; must be given.
+        rank_pattern: which triplets are left, by layer; the outcome, not an argument.
+    """
+
+    target_r: int = 8
+    init_r: int = 12
+    tinit: int = 0
+    tfinal: int = 0
+    deltaT: int = 1
+    beta1: float = 0.85
+    beta2: float = 0.85
+    orth_reg_weight: float = 0.5
+    total_step: int | None = None
+    rank_pattern: Any = None
+
+    peft_type: ClassVar[str] = "ADALORA"
+    unsupported: ClassVar[dict[str, Any]] = {**LoraConfig.unsupported, "use_dora": False}
+
+    def __post_init__(self) -> None:
+        pattern, self.rank_pattern = self.rank_pattern, {}
+        super().__post_init__()
+        self.rank_pattern = pattern
+        for name in ("target_r", "init_r", "deltaT", "total_step"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"AdaLoraConfig: {name} must be an integer of at least 1, got {value!r}")
+        if self.target_r > self.init_r:
+            raise ValueError(f"AdaLoraConfig: target_r={self.target_r} is above init_r={self.init_r}, and the budget only "
+                             "falls")
+        if not (0 < self.beta1 < 1 and 0 < self.beta2 < 1) or self.orth_reg_weight < 0:
+            raise ValueError(f"AdaLoraConfig: beta1 and beta2 must lie in (0, 1) and orth_reg_weight be at least 0, got "
+                             f"{self.beta1!r}, {self.beta2!r} and {self.orth_reg_weight!r}")
+        assert self.total_step is not None  # as checked
+        if not 0 <= self.tinit < self.total_step - self.tfinal <= self.total_step:
+            raise ValueError(f"AdaLoraConfig: tinit={self.tinit} and tfinal={self.tfinal} leave no steps of total_step="
+                             f"{self.total_step} for the budget to fall in")
+        if self.init_lora_weights not in (True, False):
+            raise ValueError(f"AdaLoraConfig: init_lora_weights={self.init_lora_weights!r} is LoRA's, not AdaLoRA's")
+
+    def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
+        self.triplets: dict[str, tuple[Parameter, Parameter, Parameter]] = {}  # path -> A, E, B
+        self.importance: dict[int, tuple[Array, Array]] = {}  # id of one of them -> I, U
+
+    def penalty(self) -> Tensor:
+        """orth_reg_weight times the mean over all A and B of ||A A^T - I||, ||B^T B - I||."""
+        products = [M for A, _, B in self.triplets.values() if len(A.data) for M in (A @ A.T, B.T @ B)]
+        distances = [((M - np.eye(len(M.data), dtype=M.dtype)) ** 2).sum() ** 0.5 for M in products]
+        return sum(distances[1:], distances[0]) * (self.orth_reg_weight / len(distances))
+
+    # ---- the budget -------------------------------------------------------------------------------------------------
+
+    def budget(self, step: int) -> int:
+        """How many triplets all matrices may have after a step.
+
+        >>> [AdaLoraConfig(init_r=4, target_r=1, tinit=1, tfinal=2, total_step=6).budget_for(10, step) for step in range(7)]
+        [40, 40, 18, 11, 10, 10, 10]
+        """
+        return self.budget_for(len(self.triplets), step)
+
+    def budget_for(self, matrices: int, step: int) -> int:
+        """The budget of so many matrices."""
+        assert self.total_step is not None
+        first, last, end = self.init_r * matrices, self.target_r * matrices, self.total_step - self.tfinal
+        left = min(max(1 - (step - self.tinit) / (end - self.tinit), 0), 1)  # of the time in which it falls
+        return int((first - last) * left**3 + last)
+
+    def update_and_allocate(self, step: int) -> None:
+        """Look at the gradients of this step, and set the least important singular values to zero."""
+        assert self.total_step is not None
+        end = self.total_step - self.tfinal
+        if self.loading:  # what a file holds has its ranks already
+            return
+        if step < end:
+            self._look_at_gradients()
+        if step == end or (self.tinit < step < end and step % self.deltaT == 0):
+            self.rank_pattern = self._most_important(self.budget(step))
+        for path, (_, E, _) in self.triplets.items() if step >= end or step % self.deltaT == 0 else ():
+            if self.rank_pattern is not None:
+                E.data[~np.array(self.rank_pattern[f"{path}.lora_E"])] = 0
+
+    def _look_at_gradients(self) -> None:
+        for parameter in (p for triplet in self.triplets.values() for p in triplet):
+            if parameter.grad is None:
+                raise RuntimeError("update_and_allocate needs the gradients: call it after backward() and before zero_grad(), "
+                                   "while the adapter is active")
+            s, zero = np.abs(parameter.data * parameter.grad), np.zeros_like(parameter.data)
+            mean, spread = self.importance.get(id(parameter), (zero, zero))
+            mean = self.beta1 * mean + (1 - self.beta1) * s
+            self.importance[id(parameter)] = mean, self.beta2 * spread + (1 - self.beta2) * np.abs(s - mean)
+
+    def _most_important(self, budget: int) -> dict[str, list[bool]]:
+        """Which triplets are left: more important than the (all - budget)-th from below."""
+        scores = {}
+        for path, triplet in self.triplets.items():
+            a, e, b = (mean * spread for mean, spread in (self.importance[id(p)] for p in triplet))
+            scores[path] = e[:, 0] + a.mean(axis=1) + b.mean(axis=0)  # (r,)
+        everything = np.sort(np.concatenate(list(scores.values())))
+        threshold = everything[len(everything) - budget - 1] if budget < len(everything) else -1.0
+        return {f"{path}.lora_E": (score > threshold).tolist() for path, score in scores.items()}
+
+    # ---- files: only the triplets that are left ---------------------------------------------------------------------
+
+    def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        def left(key: str, array: Array) -> Array:
+            path, _, name = key.removeprefix("base_model.model.").rpartition(".")
+            mask = np.array((self.rank_pattern or {}).get(f"{path}.lora_E", []), dtype=bool)
+            axis = int(name == "lora_B")
+            return array.compress(mask, axis=axis) if len(mask) and len(mask) == array.shape[axis] else array
+
+        return {key: left(key, array) if ".lora_" in key else array for key, array in tensors.items()}
+
+
+@layer_of(AdaLoraConfig)
+class AdaLoraLayer(AdapterLayer):
+    """y = W0 x + b + (alpha / r) B diag(E) A dropout(x), summed over the active adapters; r is init_r throughout."""
+
+    prefix = "lora_"
+    wraps = (Linear, Conv1D)
+
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
+        self.lora_A: dict[str, Parameter] = {}
+        self.lora_E: dict[str, Parameter] = {}
+        self.lora_B: dict[str, Parameter] = {}
+        self.lora_dropout: dict[str, Dropout] = {}
+        self.lora_scaling: dict[str, float] = {}
+
+    def add(self, adapter_name: str, config: AdaLoraConfig, seed: int) -> None:
+        """A and B ~ N(0, 0.02^2), E = 0. A saved adapter has fewer triplets, as its rank_pattern says."""
+        base = self.base_layer
+        config.fan_in_fan_out = isinstance(base, Conv1D)
+        r = config.init_r
+        if config.loading and config.rank_pattern:
+            r = sum(config.rank_pattern.get(f"{self.path}.lora_E", [True] * r))
+        if config.init_r > min(base.in_features, base.out_features):
+            raise ValueError(f"init_r={config.init_r} for {self.path}, a matrix of {base.out_features} x {base.in_features}: "
+                             f"above {min(base.in_features, base.out_features)} it is no longer a low-rank update")
+        A, E, B = Parameter((r, base.in_features)), Parameter((r, 1)), Parameter((base.out_features, r))
+        for name, parameter in (("lora_A", A), ("lora_E", E), ("lora_B", B)):
+            if not base.weight.is_meta:
+                values = generator(seed, adapter_name, f"{self.path}.{name}").standard_normal(parameter.shape)
+                if config.init_lora_weights:
+                    values *= 0.0 if parameter is E else 0.02
+                parameter.data = asarray(values, like=base.weight.data).astype(base.weight.dtype)
+        self.lora_A[adapter_name], self.lora_E[adapter_name], self.lora_B[adapter_name] = A, E, B
+        self.lora_dropout[adapter_name] = Dropout(config.lora_dropout)
+        self.lora_scaling[adapter_name] = config.lora_alpha / (config.init_r + 1e-5)  # peft's guard against a rank of 0
+        config.triplets[self.path] = A, E, B
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base_layer(x)  # (..., in) -> (..., out)
+        for name in self.working:
+            u = F.linear(self.lora_dropout[name](x), self.lora_A[name]) * self.lora_E[name].reshape(-1)  # -> (..., r)
+            y = y + F.linear(u * self.lora_scaling[name], self.lora_B[name])  # (..., r) -> (..., out)
+        return y
+
+    def delta_weight(self, adapter_name: str) -> Array:
+        """(alpha / r) B diag(E) A, (out, in), or transposed for a Conv1D."""
+        A, E, B = (factors[adapter_name].data for factors in (self.lora_A, self.lora_E, self.lora_B))
+        delta = self.lora_scaling[adapter_name] * (B @ (E * A))
+        return delta.T if isinstance(self.base_layer, Conv1D) else delta

@@ -1,0 +1,147 @@
+"""Bottleneck adapters: two small layers with a nonlinearity between, at the end of a sub-layer.
+
+With x the stream before a sub-layer (attention or feed-forward), h what the sub-layer found in it, and
+f(z) = scaling * (W_up act(W_down z + b_down) + b_up), W_down (m, d), W_up (d, m), m = d / reduction_factor:
+
+    "houlsby"   x + (h + f(h))      after attention and after feed-forward       (Houlsby et al. 2019, 1902.00751)
+    "pfeiffer"  (x + h) + f(x + h)  after feed-forward only                      (Pfeiffer et al. 2020, 2005.00247)
+    "parallel"  (x + h) + f(x)      beside feed-forward, W_up = 0 at first       (He et al. 2021, 2110.04366)
+
+Placement and defaults are those of the `adapters` library (DoubleSeqBn, SeqBn and ParBn), and so are the names in files.
+Such an adapter is not linear, and cannot be merged. (peft has none.)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from tinypeft.autograd import Tensor
+from tinypeft.backend import Array, asarray
+from tinypeft.nn import CausalLM, Linear, Module
+from tinypeft.nn.layers import Add, activation
+from tinypeft.nn.module import generator
+from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.peft.layer import AdapterLayer
+
+# style -> (where, reduction_factor, non_linearity, scaling): the defaults of the adapters library
+STYLES: dict[str, tuple[list[str], float, str, float]] = {
+    "houlsby": (["attention_add", "output_add"], 16, "swish", 1.0),
+    "pfeiffer": (["output_add"], 16, "relu", 1.0),
+    "parallel": (["output_add"], 2, "relu", 4.0),
+}
+
+
+@register
+@dataclass
+class BottleneckConfig(TargetedConfig):
+    """Which adapter, and how wide; arguments are named as in the adapters library.
+
+    Args:
+        style: "houlsby", "pfeiffer" or "parallel"; the arguments below default to what it has in the adapters library.
+        reduction_factor: the model's width divided by the bottleneck's.
+        non_linearity: an activation's name: "relu", "swish", "gelu_new", "tanh", ...
+        scaling: the adapter's output is multiplied by this.
+        init_weights: "bert", N(0, 0.02^2) for both matrices: nearly the identity; or "mam_adapter", W_up = 0: the identity.
+        target_modules: "attention_add" and "output_add" are the places where a sub-layer's result joins the stream.
+    """
+
+    style: str = "houlsby"
+    reduction_factor: float | None = None
+    non_linearity: str | None = None
+    scaling: float | None = None
+    init_weights: str | None = None
+
+    peft_type: ClassVar[str] = "BOTTLENECK"
+    default_targets: ClassVar[dict[str, str | list[str]]] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.style not in STYLES:
+            raise ValueError(f"BottleneckConfig: style {self.style!r} is unknown; {', '.join(STYLES)} are known")
+        where, factor, act, scaling = STYLES[self.style]
+        self.target_modules = where if self.target_modules is None else self.target_modules
+        self.reduction_factor = factor if self.reduction_factor is None else self.reduction_factor
+        self.non_linearity = act if self.non_linearity is None else self.non_linearity
+        self.scaling = scaling if self.scaling is None else self.scaling
+        self.init_weights = self.init_weights or ("mam_adapter" if self.style == "parallel" else "bert")
+        activation(self.non_linearity)  # refuses what it does not know
+        if not self.reduction_factor > 0:
+            raise ValueError(f"BottleneckConfig: reduction_factor must be above 0, got {self.reduction_factor!r}")
+        if self.init_weights not in ("bert", "mam_adapter"):
+            raise ValueError(f'BottleneckConfig: init_weights must be "bert" or "mam_adapter", got {self.init_weights!r}')
+
+    def resolved(self, model_type: str) -> Self:
+        return self
+
+    def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
+        self.like, self.d = next(model.parameters()), model.config.hidden_size
+
+    def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """With the adapters library's names: transformer.h.0.output_adapters.adapters.default.adapter_up.weight."""
+        return {re.sub(r"^base_model\.model\.(.*)_add\.adapters\.", r"\1_adapters.adapters.default.", key): array
+                for key, array in tensors.items()}
+
+    def from_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """The adapter's name in the file, "default" or another, does not matter."""
+        return {re.sub(r"^(.*)_adapters\.adapters\.[^.]+\.", r"base_model.model.\1_add.adapters.", key): array
+                for key, array in tensors.items()}
+
+
+class Bottleneck(Module):
+    """f(z) = scaling * (W_up act(W_down z + b_down) + b_up)."""
+
+    def __init__(self, config: BottleneckConfig, d: int, m: int):
+        assert config.non_linearity is not None  # filled in
+        assert config.scaling is not None
+        self.adapter_down = [Linear(d, m)]  # a list of one: the adapters library's names have a 0 here
+        self.adapter_up = Linear(m, d)
+        self.act, self.scaling = activation(config.non_linearity), config.scaling
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.adapter_up(self.act(self.adapter_down[0](z))) * self.scaling  # (..., d) -> (..., m) -> (..., d)
+
+
+@layer_of(BottleneckConfig)
+class BottleneckLayer(AdapterLayer):
+    """Stands where a sub-layer's result h joins the stream x; of several active adapters the effects add up."""
+
+    prefix = "adapters"
+    wraps = (Add,)
+    mergeable = False
+
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
+        self.adapters: dict[str, Bottleneck] = {}
+        self.adapters_style: dict[str, str] = {}
+
+    def add(self, adapter_name: str, config: BottleneckConfig, seed: int) -> None:
+        """W_down and W_up from N(0, 0.02^2), biases zero; or W_up = 0 and W_down, b_down as torch's Linear starts."""
+        assert config.reduction_factor is not None
+        m = int(config.d // config.reduction_factor)
+        if m < 1:
+            raise ValueError(f"a reduction_factor of {config.reduction_factor} leaves nothing of a width of {config.d}")
+        adapter = Bottleneck(config, config.d, m)
+        for name, parameter in adapter.named_parameters():
+            random, bert = generator(seed, adapter_name, f"{self.path}.{name}"), config.init_weights == "bert"
+            if bert or name.startswith("adapter_up"):
+                values = random.standard_normal(parameter.shape) * (0.02 if bert and parameter.ndim == 2 else 0.0)
+            else:
+                values = random.uniform(-1, 1, parameter.shape) * config.d**-0.5
+            if not config.like.is_meta:
+                parameter.data = asarray(values, like=config.like.data).astype(config.like.dtype)
+        self.adapters[adapter_name], self.adapters_style[adapter_name] = adapter, config.style
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        working = [(self.adapters[name], self.adapters_style[name]) for name in self.working]
+        found = h
+        for adapter, style in working:
+            if style == "houlsby":
+                found = found + adapter(h)
+        y = joined = self.base_layer(x, found)  # x + h, with what the first kind adds to h
+        for adapter, style in working:
+            if style != "houlsby":
+                y = y + adapter(joined if style == "pfeiffer" else x)
+        return y

@@ -1,0 +1,193 @@
+"""Intrinsic dimension: train d numbers that move all D weights together (Li et al. 2018, 1804.08838).
+
+    theta = theta_0 + P z        z (d,) trained, starting at 0; P (D, d) random, frozen, its columns of length about 1
+
+The smallest d that does nearly as well as training everything (90% of the gain: d90) is the task's intrinsic dimension.
+Aghajanyan et al. (2020, 2012.13255) find it small for fine-tuning, which is why LoRA can work.
+
+P would have D * d numbers. It is the product of matrices that need no storing ("Fastfood", Le et al. 2013, 1408.3060):
+
+    P_block = H G Pi H S / sqrt(d D)        S signs, Pi a permutation, G Gaussian, H Hadamard's matrix of +1 and -1, (d, d)
+
+with a power of two for d (z is filled up with zeros), as many blocks as D needs, each drawn from the seed when it is used;
+a product with H takes d log d additions.
+
+Also here, what to look at a trained change of weights with: `effective_rank` and `best_low_rank`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tinypeft.autograd.tensor import Tensor, Value, op
+from tinypeft.backend import Array, asarray, to_numpy
+from tinypeft.nn import CausalLM, Conv1D, Embedding, LayerNorm, Linear, Module, Parameter, RMSNorm
+from tinypeft.nn.module import generator
+from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.peft.layer import AdapterLayer
+
+
+@register
+@dataclass
+class SubspaceConfig(TargetedConfig):
+    """How many dimensions, and of which modules' weights. (Ours: peft has no such method.)
+
+    Args:
+        dimension: d, at least 1.
+        projection_seed: P is drawn from this and the parameters' names; a file holds z only.
+        target_modules: the modules that are moved, all by default.
+    """
+
+    dimension: int = 64
+    projection_seed: int = 0
+
+    peft_type: ClassVar[str] = "SUBSPACE"
+    default_targets: ClassVar[dict[str, str | list[str]]] = {
+        "gpt2": r".*\.(c_attn|c_proj|c_fc|ln_\w+|wte|wpe)|lm_head", "llama": r".*(_proj|norm|embed_tokens)|lm_head"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.dimension, int) or isinstance(self.dimension, bool) or self.dimension < 1:
+            raise ValueError(f"SubspaceConfig: dimension must be an integer of at least 1, got {self.dimension!r}")
+
+    def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
+        """One z for all layers; and one name for a parameter that two of them share (a tied head)."""
+        self.paths, self.names = list(modules), dict[int, str]()
+        for path, module in modules.items():
+            for name, parameter in module.named_parameters():
+                self.names.setdefault(id(parameter), f"{path}.{name}")
+        moved = {id(p): p for module in modules.values() for p in module.parameters()}
+        self.total = sum(p.size for p in moved.values())  # D
+        self.z = Parameter((self.dimension,), init="zeros")
+        like = next(iter(moved.values()))
+        if not like.is_meta:
+            self.z.data = np.zeros_like(like.data, shape=self.z.shape)
+
+
+    def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """z once, not once for each layer."""
+        kept = {key: array for key, array in tensors.items() if not key.endswith(".subspace_z")}
+        return kept | {"subspace_z": to_numpy(self.z.data)}
+
+    def from_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        kept = {key: array for key, array in tensors.items() if key != "subspace_z"}
+        return kept | {f"base_model.model.{path}.subspace_z": z for z in [tensors.get("subspace_z")] if z is not None
+                       for path in self.paths}
+
+
+@layer_of(SubspaceConfig)
+class SubspaceLayer(AdapterLayer):
+    """A module, computed with each of its parameters p moved to p + P_p z."""
+
+    prefix = "subspace_"
+    wraps = (Linear, Conv1D, Embedding, LayerNorm, RMSNorm)
+
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
+        self.subspace_z: dict[str, Parameter] = {}  # the same in all layers
+        self.subspace_configs: dict[str, SubspaceConfig] = {}
+
+    def add(self, adapter_name: str, config: SubspaceConfig, seed: int) -> None:
+        """z = 0."""
+        self.subspace_z[adapter_name], self.subspace_configs[adapter_name] = config.z, config
+
+    def _move(self, parameter: Parameter, adapter_name: str, z: Tensor) -> Tensor:
+        """P_p z for one of the module's parameters, in its shape."""
+        config = self.subspace_configs[adapter_name]
+        random = generator(config.projection_seed, config.names[id(parameter)])
+        return fastfood(z, size=parameter.size, total=config.total, random=random).reshape(parameter.shape)
+
+    def forward(self, *inputs: Tensor | Array) -> Tensor:
+        base = self.base_layer
+        before = {name: parameter for name, parameter in vars(base).items() if isinstance(parameter, Parameter)}
+        try:
+            for adapter in self.working:
+                for name, parameter in before.items():
+                    setattr(base, name, getattr(base, name) + self._move(parameter, adapter, self.subspace_z[adapter]))
+            return base(*inputs)
+        finally:
+            vars(base).update(before)
+
+    def merged_values(self, names: list[str]) -> dict[str, Array]:
+        return {name: parameter.data + sum(self._move(parameter, adapter, self.subspace_z[adapter].detach()).data
+                                           for adapter in names)
+                for name, parameter in self.base_layer.named_parameters()}
+
+
+@op
+def fastfood(z: Array, *, size: int, total: int, random: np.random.Generator) -> Value:
+    """Rows of P z: z (d,) -> (size,), for the next `size` of all `total` weights; the formula is at the top of this file."""
+    width = 1 << (len(z) - 1).bit_length()  # d as a power of two
+    blocks = -(-size // width)
+    signs = asarray(random.integers(0, 2, (blocks, width)) * 2 - 1, like=z).astype(z.dtype)
+    shuffle = asarray(np.argsort(random.random((blocks, width)), axis=1), like=z)
+    back = np.argsort(shuffle, axis=1)
+    gauss = asarray(random.standard_normal((blocks, width)), like=z).astype(z.dtype)
+    scale = (width * total) ** -0.5  # a row of H G Pi H S has numbers of variance d; D rows of them make a column of length 1
+    padded = np.zeros_like(z, shape=width)
+    padded[:len(z)] = z
+    y = hadamard(signs * padded)
+    y = hadamard(gauss * np.take_along_axis(y, shuffle, axis=1)) * scale
+
+    def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Array]:
+        rows = np.zeros_like(z, shape=blocks * width)
+        rows[:size] = g
+        dy = gauss * hadamard(rows.reshape(blocks, width))  # H is symmetric
+        dy = hadamard(np.take_along_axis(dy, back, axis=1)) * signs
+        return (dy.sum(axis=0)[:len(z)] * scale,)
+
+    return y.reshape(-1)[:size], vjp
+
+
+def hadamard(x: Array) -> Array:
+    """x H over the last axis, a power of two long, by the fast Walsh-Hadamard transform: H_2d = [[H, H], [H, -H]].
+
+    >>> hadamard(np.eye(4)).astype(int).tolist()
+    [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
+    """
+    shape, half = x.shape, 1
+    while half < shape[-1]:
+        pairs = x.reshape(*shape[:-1], -1, 2, half)
+        x = np.concatenate([pairs[..., :1, :] + pairs[..., 1:, :], pairs[..., :1, :] - pairs[..., 1:, :]], axis=-2)
+        half *= 2
+    return x.reshape(shape)
+
+
+def effective_rank(delta: Array) -> float:
+    """How many directions a matrix has, those of little weight counting little: exp of the entropy of its singular values.
+
+    The values are divided by their sum first (Roy and Vetterli 2007). 1 for a matrix of rank 1, n for a multiple of the
+    identity; 0 for zero.
+
+    >>> round(effective_rank(np.diag([1.0, 1.0, 1.0])), 6), round(effective_rank(np.diag([1.0, 1e-9, 0.0])), 6)
+    (3.0, 1.0)
+    """
+    s = np.linalg.svd(delta, compute_uv=False)
+    if not s.any():
+        return 0.0
+    share = s[s > 0] / s.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def best_low_rank(delta: Array, r: int) -> tuple[Array, Array, float]:
+    """B (out, r) and A (r, in) whose product is nearest to a matrix (Eckart and Young 1936), and what is lost.
+
+    Returns:
+        B, A, and |delta - B A| / |delta| in the Frobenius norm: the root of the share of the squared singular values beyond r.
+
+    Raises:
+        ValueError: r is not between 1 and the smaller side.
+
+    >>> B, A, lost = best_low_rank(np.diag([4.0, 3.0]), 1)
+    >>> (B @ A).round(6).tolist(), round(lost, 6)
+    ([[4.0, 0.0], [0.0, 0.0]], 0.6)
+    """
+    if not 1 <= r <= min(delta.shape):
+        raise ValueError(f"r={r} for a matrix of {delta.shape[0]} x {delta.shape[1]}: expected 1 to {min(delta.shape)}")
+    U, s, V = np.linalg.svd(delta, full_matrices=False)
+    root = np.sqrt(s[:r])
+    return U[:, :r] * root, root[:, None] * V[:r], float(np.sqrt((s[r:] ** 2).sum() / max((s**2).sum(), 1e-300)))

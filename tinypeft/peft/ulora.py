@@ -1,0 +1,166 @@
+"""ULoRA ("unified LoRA"): tasks share one pair of LoRA factors; each has a vector that modulates them.
+
+One of this project's source documents, an unpublished introduction to PEFT, gives it in one line, with row vectors x:
+
+    delta W_t = diag(v_t) A B        A (in, r), B (r, out)
+
+As printed, v_t scales the rows of A, so its length is in_features: y = x W0 + ((x * v) A) B. This is vector="input". The
+words beside it say that v_t "scales the contribution of different LoRA components", which are the r products of a column of
+A and a row of B: y = x W0 + ((x A) * v) B with v of length r. This is vector="rank", the default: it is smaller, and does
+what the words say. A and B are stored as in LoRA, (r, in) and (out, r); there is no alpha / r.
+
+A and B belong to the model. The first task trains them and its v (v = 1, B = 0: the identity); from the second task on they
+are frozen, and a new task trains its v alone (v = 0: the identity). They are saved once, in ulora_factors.safetensors beside
+the tasks, whose configs hold a hash of them: a vector means nothing with other factors than its own, and is refused there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tinypeft.autograd import Tensor
+from tinypeft.autograd import functional as F
+from tinypeft.backend import Array, asarray, to_numpy
+from tinypeft.files import read_safetensors, write_safetensors
+from tinypeft.nn import CausalLM, Conv1D, Linear, Module, Parameter
+from tinypeft.nn.module import generator, some
+from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.peft.layer import AdapterLayer
+
+FACTORS_NAME = "ulora_factors.safetensors"
+
+
+@register
+@dataclass
+class ULoraConfig(TargetedConfig):
+    """A task's vector, and the rank of the factors. (Ours: peft has no such method.)
+
+    Args:
+        r: the rank of A and B; the same for all tasks of a model.
+        vector: "rank", v of length r, or "input", v of length in_features.
+        factors_sha256: of the factors that the vector was trained with; written by save_pretrained.
+    """
+
+    r: int = 8
+    vector: str = "rank"
+    factors_sha256: str | None = None
+
+    peft_type: ClassVar[str] = "ULORA"
+    default_targets: ClassVar[dict[str, str | list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
+            raise ValueError(f"ULoraConfig: r must be an integer of at least 1, got {self.r!r}")
+        if self.vector not in ("rank", "input"):
+            raise ValueError(f'ULoraConfig: vector must be "rank" or "input", got {self.vector!r}')
+
+    def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
+        """Find the model's factors, or begin them."""
+        there = {layer.path: layer for layer in model.modules() if isinstance(layer, ULoraLayer)}
+        self.first = not there
+        self.layers_used: dict[str, ULoraLayer] = {}
+        if not self.first and (unknown := [path for path in modules if path not in there]):
+            raise ValueError(f"the model's ULoRA factors are in {some(there)}, not in {some(unknown)}: a later task can only use "
+                             "those that the first task has trained")
+
+    def factors(self) -> dict[str, np.ndarray]:
+        """Name in the file -> A or B of each layer."""
+        return {f"{path}.{name}": to_numpy(p.data) for path, layer in self.layers_used.items()
+                for name, p in (("ulora_A", layer.ulora_A), ("ulora_B", layer.ulora_B))}
+
+    def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """The vectors. The factors go into a file of their own."""
+        factors = self.factors()
+        self.factors_sha256 = _hash(factors)
+        write_safetensors(folder / FACTORS_NAME, factors)
+        return {key: array for key, array in tensors.items() if not key.endswith(("ulora_A", "ulora_B"))}
+
+    def from_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """The vectors and, for a model without ULoRA tasks, the factors they were trained with.
+
+        Raises:
+            ValueError: these are not there, or others are.
+        """
+        factors, found = self.factors(), "the model has others"
+        if self.first:
+            files = [place / FACTORS_NAME for place in (folder, folder.parent) if (place / FACTORS_NAME).exists()]
+            factors, found = {}, "they are not beside it"
+            if files:
+                factors, found = read_safetensors(files[0]), f"{files[0]} holds others"
+        if _hash(factors) != self.factors_sha256:
+            raise ValueError(f"the vectors in {folder} mean nothing without the ULoRA factors that they were trained with "
+                             f"({FACTORS_NAME}, SHA-256 {self.factors_sha256}), and {found}")
+        return tensors | ({f"base_model.model.{key}": array for key, array in factors.items()} if self.first else {})
+
+
+def _hash(factors: dict[str, np.ndarray]) -> str:
+    """Of the values as float32, so that a model loaded in float64 has the same factors."""
+    digest = hashlib.sha256()
+    for name, array in sorted(factors.items()):
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, dtype=np.float32).data)
+    return digest.hexdigest()
+
+
+@layer_of(ULoraConfig)
+class ULoraLayer(AdapterLayer):
+    """y = W0 x + b + B (v * (A x)), or B (A (v * x)), summed over the active tasks."""
+
+    prefix = "ulora_"
+    wraps = (Linear, Conv1D)
+    ulora_A: Parameter  # the model's, of all tasks
+    ulora_B: Parameter
+
+    def __init__(self, base_layer: Module, path: str = ""):
+        super().__init__(base_layer, path)
+        self.ulora_v: dict[str, Parameter] = {}
+        self.ulora_between: dict[str, bool] = {}  # whether v stands between A and B
+
+    def add(self, adapter_name: str, config: ULoraConfig, seed: int) -> None:
+        """First task: A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0, v = 1. Later ones: A and B frozen, v = 0."""
+        base, first = self.base_layer, not self.ulora_v
+        if config.r > min(base.in_features, base.out_features):
+            raise ValueError(f"rank r={config.r} for {self.path}, a matrix of {base.out_features} x {base.in_features}: above "
+                             f"{min(base.in_features, base.out_features)} it is no longer a low-rank update")
+        if not first and config.r != len(self.ulora_A.data):
+            raise ValueError(f"r={config.r}, but the model's ULoRA factors have rank {len(self.ulora_A.data)}: later tasks have "
+                             "to use that")
+        v = Parameter((config.r if config.vector == "rank" else base.in_features,))
+        if first:
+            self.ulora_A, self.ulora_B = Parameter((config.r, base.in_features)), Parameter((base.out_features, config.r))
+        if not base.weight.is_meta:
+            like = base.weight.data
+            v.data = np.full_like(like, float(first), shape=v.shape)
+            if first:
+                random = generator(seed, adapter_name, f"{self.path}.ulora_A")
+                values = random.uniform(-1, 1, self.ulora_A.shape) * base.in_features**-0.5
+                self.ulora_A.data = asarray(values, like=like).astype(like.dtype)
+                self.ulora_B.data = np.zeros_like(like, shape=self.ulora_B.shape)
+        self.ulora_A.requires_grad = self.ulora_B.requires_grad = False  # unless they are the first task's, which sets it
+        self.ulora_v[adapter_name], self.ulora_between[adapter_name] = v, config.vector == "rank"
+        config.layers_used[self.path] = self
+
+    def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
+        """v; and A and B, as long as this is the only task."""
+        found = super().parameters_of(adapter_name)
+        return found | {"ulora_A": self.ulora_A, "ulora_B": self.ulora_B} if [*self.ulora_v] == [adapter_name] else found
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base_layer(x)  # (..., in) -> (..., out)
+        for name in self.working:
+            v, between = self.ulora_v[name], self.ulora_between[name]
+            u = F.linear(x if between else x * v, self.ulora_A)  # (..., in) -> (..., r)
+            y = y + F.linear(u * v if between else u, self.ulora_B)  # (..., r) -> (..., out)
+        return y
+
+    def delta_weight(self, adapter_name: str) -> Array:
+        """B diag(v) A or B A diag(v), (out, in), or transposed for a Conv1D."""
+        A, B, v = self.ulora_A.data, self.ulora_B.data, self.ulora_v[adapter_name].data
+        delta = (B * v) @ A if self.ulora_between[adapter_name] else (B @ A) * v
+        return delta.T if isinstance(self.base_layer, Conv1D) else delta
