@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import GOLDEN, assert_close
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tinypeft import Tensor, checkpoint, gradcheck, no_grad
-from tinypeft.autograd import functional as F
-from tinypeft.autograd import observe, ops
+from tinypeft.autograd import functional as F, observe, ops
 from tinypeft.autograd.tensor import op, unbroadcast
 
 RANDOM = np.random.default_rng(0)

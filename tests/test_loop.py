@@ -15,8 +15,16 @@ from tinypeft.autograd import functional
 from tinypeft.files import new_folder
 from tinypeft.nn import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import LoraConfig, get_peft_model
-from tinypeft.training import SGD, AdamW, DivergenceError, History, TrainingArguments, evaluate, train
-from tinypeft.training import checkpoints as checkpoints_module
+from tinypeft.training import (
+    SGD,
+    AdamW,
+    DivergenceError,
+    History,
+    TrainingArguments,
+    checkpoints as checkpoints_module,
+    evaluate,
+    train,
+)
 from tinypeft.viz import plot_history
 
 

@@ -14,9 +14,7 @@ import pytest
 from conftest import GOLDEN, assert_close
 
 from tinypeft import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, gradcheck
-from tinypeft.autograd import Tensor, observe
-from tinypeft.autograd import functional as F
-from tinypeft.autograd import tensor as tape
+from tinypeft.autograd import Tensor, functional as F, observe, tensor as tape
 from tinypeft.files import read_safetensors, write_json, write_safetensors
 from tinypeft.nn import CausalLM, Dropout
 from tinypeft.nn.attention import KeyValueCache

@@ -5,8 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 from conftest import GOLDEN, assert_close
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tinypeft.autograd import Tensor
 from tinypeft.nn import Parameter

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import GOLDEN, assert_close
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tinypeft import (
     AutoModelForCausalLM,

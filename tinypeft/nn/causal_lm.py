@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tinypeft.autograd import Tensor, no_grad
-from tinypeft.autograd import functional as F
+from tinypeft.autograd import Tensor, functional as F, no_grad
 from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.files import write_json, write_safetensors
 from tinypeft.nn.attention import KeyValueCache
@@ -36,12 +35,13 @@ class Config:
     unsupported: ClassVar[dict[str, Any]] = {}  # key -> the only value that we implement
 
     # Every model has these, as fields or, where its own names are others, as properties.
-    max_position_embeddings: ClassVar[Any]
-    hidden_size: ClassVar[Any]
-    num_hidden_layers: ClassVar[Any]
-    num_attention_heads: ClassVar[Any]
-    num_key_value_heads: ClassVar[Any]
-    head_dim: ClassVar[Any]
+    if TYPE_CHECKING:
+        max_position_embeddings: Any = None
+        hidden_size: Any = None
+        num_hidden_layers: Any = None
+        num_attention_heads: Any = None
+        num_key_value_heads: Any = None
+        head_dim: Any = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

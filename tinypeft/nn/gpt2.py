@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tinypeft.autograd import Tensor
-from tinypeft.autograd import functional as F
+from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array, asarray
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.nn.causal_lm import CausalLM, Config

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinypeft.autograd import Tensor, ops
-from tinypeft.autograd import functional as F
+from tinypeft.autograd import Tensor, functional as F, ops
 from tinypeft.backend import Array, asarray
 from tinypeft.nn.module import Module, Parameter
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 
 from tinypeft.autograd import Tensor
-from tinypeft.backend import Array, as_dtype
+from tinypeft.backend import Array, as_dtype, asarray
 
 
 class Parameter(Tensor):
@@ -219,6 +219,18 @@ class Module:
         for name, parameter in parameters.items():
             parameter.data = np.array(state[name], dtype=parameter.dtype if dtype is None else as_dtype(dtype))
         return self
+
+
+def new_parameter(shape: tuple[int, ...], like: Tensor, values: Callable[[], Any]) -> Parameter:
+    """A parameter with values() (broadcast to its shape), where `like` lives: without values on the meta device.
+
+    It is float64 if `like` is, else float32, whatever a frozen weight beside it is stored in.
+    """
+    parameter = Parameter(shape)
+    if not (isinstance(like, Parameter) and like.is_meta):
+        dtype = like.dtype if like.dtype == np.float64 else np.dtype(np.float32)
+        parameter.data = asarray(np.broadcast_to(values(), shape).astype(dtype), like=like.data)
+    return parameter
 
 
 def check_state(state: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]], owner: str) -> None:

@@ -23,17 +23,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinypeft.autograd import Tensor
-from tinypeft.autograd import functional as F
-from tinypeft.backend import Array, asarray
-from tinypeft.nn import CausalLM, Conv1D, Dropout, Linear, Module, Parameter
-from tinypeft.nn.module import generator
-from tinypeft.peft.config import layer_of, register
-from tinypeft.peft.layer import AdapterLayer
+from tinypeft.autograd import Tensor, functional as F
+from tinypeft.backend import Array
+from tinypeft.nn import CausalLM, Dropout, Module, Parameter, generator, new_parameter
+from tinypeft.peft.config import layer_of
+from tinypeft.peft.layer import DeltaLayer
 from tinypeft.peft.lora import LoraConfig
 
 
-@register
 @dataclass
 class AdaLoraConfig(LoraConfig):
     """Arguments, names and defaults of peft's AdaLoraConfig; `r` is not used, other arguments are LoraConfig's.
@@ -66,22 +63,16 @@ class AdaLoraConfig(LoraConfig):
         pattern, self.rank_pattern = self.rank_pattern, {}
         super().__post_init__()
         self.rank_pattern = pattern
-        for name in ("target_r", "init_r", "deltaT", "total_step"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"AdaLoraConfig: {name} must be an integer of at least 1, got {value!r}")
-        if self.target_r > self.init_r:
-            raise ValueError(f"AdaLoraConfig: target_r={self.target_r} is above init_r={self.init_r}, and the budget only "
-                             "falls")
-        if not (0 < self.beta1 < 1 and 0 < self.beta2 < 1) or self.orth_reg_weight < 0:
-            raise ValueError(f"AdaLoraConfig: beta1 and beta2 must lie in (0, 1) and orth_reg_weight be at least 0, got "
-                             f"{self.beta1!r}, {self.beta2!r} and {self.orth_reg_weight!r}")
+        self.check_counts("target_r", "init_r", "deltaT", "total_step")
+        self.check_choice("init_lora_weights", True, False)
+        self.check("target_r", self.target_r <= self.init_r, f"be at most init_r={self.init_r}, as the budget only falls")
+        self.check("beta1", 0 < self.beta1 < 1, "lie in (0, 1)")
+        self.check("beta2", 0 < self.beta2 < 1, "lie in (0, 1)")
+        self.check("orth_reg_weight", self.orth_reg_weight >= 0, "be at least 0")
         assert self.total_step is not None  # as checked
         if not 0 <= self.tinit < self.total_step - self.tfinal <= self.total_step:
             raise ValueError(f"AdaLoraConfig: tinit={self.tinit} and tfinal={self.tfinal} leave no steps of total_step="
                              f"{self.total_step} for the budget to fall in")
-        if self.init_lora_weights not in (True, False):
-            raise ValueError(f"AdaLoraConfig: init_lora_weights={self.init_lora_weights!r} is LoRA's, not AdaLoRA's")
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         self.triplets: dict[str, tuple[Parameter, Parameter, Parameter]] = {}  # path -> A, E, B
@@ -157,11 +148,10 @@ class AdaLoraConfig(LoraConfig):
 
 
 @layer_of(AdaLoraConfig)
-class AdaLoraLayer(AdapterLayer):
+class AdaLoraLayer(DeltaLayer):
     """y = W0 x + b + (alpha / r) B diag(E) A dropout(x), summed over the active adapters; r is init_r throughout."""
 
     prefix = "lora_"
-    wraps = (Linear, Conv1D)
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
@@ -173,22 +163,19 @@ class AdaLoraLayer(AdapterLayer):
 
     def add(self, adapter_name: str, config: AdaLoraConfig, seed: int) -> None:
         """A and B ~ N(0, 0.02^2), E = 0. A saved adapter has fewer triplets, as its rank_pattern says."""
-        base = self.base_layer
-        config.fan_in_fan_out = isinstance(base, Conv1D)
-        r = config.init_r
+        base, r = self.base_layer, config.init_r
+        self.check_rank(r)
         if config.loading and config.rank_pattern:
             r = sum(config.rank_pattern.get(f"{self.path}.lora_E", [True] * r))
-        if config.init_r > min(base.in_features, base.out_features):
-            raise ValueError(f"init_r={config.init_r} for {self.path}, a matrix of {base.out_features} x {base.in_features}: "
-                             f"above {min(base.in_features, base.out_features)} it is no longer a low-rank update")
-        A, E, B = Parameter((r, base.in_features)), Parameter((r, 1)), Parameter((base.out_features, r))
-        for name, parameter in (("lora_A", A), ("lora_E", E), ("lora_B", B)):
-            if not base.weight.is_meta:
-                values = generator(seed, adapter_name, f"{self.path}.{name}").standard_normal(parameter.shape)
-                if config.init_lora_weights:
-                    values *= 0.0 if parameter is E else 0.02
-                parameter.data = asarray(values, like=base.weight.data).astype(base.weight.dtype)
-        self.lora_A[adapter_name], self.lora_E[adapter_name], self.lora_B[adapter_name] = A, E, B
+
+        def drawn(name: str, shape: tuple[int, ...], std: float) -> Parameter:
+            random = generator(seed, adapter_name, f"{self.path}.{name}")
+            return new_parameter(shape, base.weight, lambda: random.standard_normal(shape) * std)
+
+        std = 0.02 if config.init_lora_weights else 1.0
+        self.lora_A[adapter_name] = A = drawn("lora_A", (r, base.in_features), std)
+        self.lora_E[adapter_name] = E = drawn("lora_E", (r, 1), 0.0 if config.init_lora_weights else 1.0)
+        self.lora_B[adapter_name] = B = drawn("lora_B", (base.out_features, r), std)
         self.lora_dropout[adapter_name] = Dropout(config.lora_dropout)
         self.lora_scaling[adapter_name] = config.lora_alpha / (config.init_r + 1e-5)  # peft's guard against a rank of 0
         config.triplets[self.path] = A, E, B
@@ -200,8 +187,7 @@ class AdaLoraLayer(AdapterLayer):
             y = y + F.linear(u * self.lora_scaling[name], self.lora_B[name])  # (..., r) -> (..., out)
         return y
 
-    def delta_weight(self, adapter_name: str) -> Array:
-        """(alpha / r) B diag(E) A, (out, in), or transposed for a Conv1D."""
+    def delta(self, adapter_name: str) -> Array:
+        """(alpha / r) B diag(E) A."""
         A, E, B = (factors[adapter_name].data for factors in (self.lora_A, self.lora_E, self.lora_B))
-        delta = self.lora_scaling[adapter_name] * (B @ (E * A))
-        return delta.T if isinstance(self.base_layer, Conv1D) else delta
+        return self.lora_scaling[adapter_name] * (B @ (E * A))

@@ -14,16 +14,17 @@ Such an adapter is not linear, and cannot be merged. (peft has none.)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from tinypeft.autograd import Tensor
-from tinypeft.backend import Array, asarray
-from tinypeft.nn import CausalLM, Linear, Module
+from tinypeft.backend import Array
+from tinypeft.nn import CausalLM, Linear, Module, generator, new_parameter
 from tinypeft.nn.layers import Add, activation
-from tinypeft.nn.module import generator
-from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer
 
 # style -> (where, reduction_factor, non_linearity, scaling): the defaults of the adapters library
@@ -34,7 +35,6 @@ STYLES: dict[str, tuple[list[str], float, str, float]] = {
 }
 
 
-@register
 @dataclass
 class BottleneckConfig(TargetedConfig):
     """Which adapter, and how wide; arguments are named as in the adapters library.
@@ -59,8 +59,7 @@ class BottleneckConfig(TargetedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.style not in STYLES:
-            raise ValueError(f"BottleneckConfig: style {self.style!r} is unknown; {', '.join(STYLES)} are known")
+        self.check_choice("style", *STYLES)
         where, factor, act, scaling = STYLES[self.style]
         self.target_modules = where if self.target_modules is None else self.target_modules
         self.reduction_factor = factor if self.reduction_factor is None else self.reduction_factor
@@ -68,10 +67,8 @@ class BottleneckConfig(TargetedConfig):
         self.scaling = scaling if self.scaling is None else self.scaling
         self.init_weights = self.init_weights or ("mam_adapter" if self.style == "parallel" else "bert")
         activation(self.non_linearity)  # refuses what it does not know
-        if not self.reduction_factor > 0:
-            raise ValueError(f"BottleneckConfig: reduction_factor must be above 0, got {self.reduction_factor!r}")
-        if self.init_weights not in ("bert", "mam_adapter"):
-            raise ValueError(f'BottleneckConfig: init_weights must be "bert" or "mam_adapter", got {self.init_weights!r}')
+        self.check("reduction_factor", self.reduction_factor > 0, "be above 0")
+        self.check_choice("init_weights", "bert", "mam_adapter")
 
     def resolved(self, model_type: str) -> Self:
         return self
@@ -126,12 +123,10 @@ class BottleneckLayer(AdapterLayer):
         adapter = Bottleneck(config, config.d, m)
         for name, parameter in adapter.named_parameters():
             random, bert = generator(seed, adapter_name, f"{self.path}.{name}"), config.init_weights == "bert"
+            draw: Callable[[], Any] = partial(random.uniform, -(config.d**-0.5), config.d**-0.5, parameter.shape)
             if bert or name.startswith("adapter_up"):
-                values = random.standard_normal(parameter.shape) * (0.02 if bert and parameter.ndim == 2 else 0.0)
-            else:
-                values = random.uniform(-1, 1, parameter.shape) * config.d**-0.5
-            if not config.like.is_meta:
-                parameter.data = asarray(values, like=config.like.data).astype(config.like.dtype)
+                draw = partial(random.normal, 0.0, 0.02 if bert and parameter.ndim == 2 else 0.0, parameter.shape)
+            parameter.data = new_parameter(parameter.shape, config.like, draw).data
         self.adapters[adapter_name], self.adapters_style[adapter_name] = adapter, config.style
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ alpha = r, which makes such sums sqrt(r) too strong.)
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,34 +38,28 @@ def weighted_adapter(peft_model: PeftModel, adapters: list[str], weights: list[f
     Raises:
         ValueError: anything else; nothing is added.
     """
-    configs = [peft_model.peft_config.get(name) for name in adapters]
     if not adapters or len(adapters) != len(weights) or not all(np.isfinite(weights)):
         raise ValueError(f"expected as many finite weights as adapters, at least one; got {adapters} and {weights}")
     if kind not in KINDS:
         raise ValueError(f"combination_type {kind!r} is not implemented; {', '.join(KINDS)} are")
-    for name, config in zip(adapters, configs, strict=True):
-        if config is None:
-            raise ValueError(f"there is no adapter {name!r}; there are: {', '.join(peft_model.peft_config)}")
+    for name in adapters:
+        config = peft_model.known(name)
         if type(config) is not LoraConfig or config.use_dora or config.bias != "none" or config.modules_to_save or \
                 config.init_lora_weights in ("pissa", "olora"):
             raise ValueError(f"{name!r} is not a plain LoRA (it is {config.peft_type}, or has DoRA, biases, modules_to_save or "
                              "a residual weight): only sums of B A can be weighted")
-    layers: dict[str, LoraLayer | LoraEmbedding] = {
-        layer.path: layer for layer in peft_model.get_base_model().modules()
-        if isinstance(layer, LoraLayer | LoraEmbedding) and set(adapters) & set(layer.adapter_names)}
+    layers = {layer.path: layer for layer in peft_model.layers()
+              if isinstance(layer, LoraLayer | LoraEmbedding) and set(adapters) & set(layer.adapter_names)}
     factors = {path: combined(layer, adapters, weights, kind, svd_rank) for path, layer in layers.items()}
     ranks = {path: len(A) for path, (A, _) in factors.items()}
     r = max(ranks.values())
-    first = configs[0]
-    assert isinstance(first, LoraConfig)
-    config = replace(first, r=r, lora_alpha=r, use_rslora=False, target_modules=list(layers), alpha_pattern={}, rank_pattern={},
-                     layers_to_transform=None, layers_pattern=None, exclude_modules=None, init_lora_weights=True)
-    pattern = {path: rank for path, rank in ranks.items() if rank != r}
-    peft_model.add_adapter(adapter_name, replace(config, rank_pattern=pattern, alpha_pattern=dict(pattern)))
+    pattern: dict[str, Any] = {path: rank for path, rank in ranks.items() if rank != r}
+    config = LoraConfig(r=r, lora_alpha=r, target_modules=list(layers), rank_pattern=pattern, alpha_pattern=dict(pattern),
+                        task_type=peft_model.known(adapters[0]).task_type)
+    peft_model.add_adapter(adapter_name, config)
     for path, layer in layers.items():
-        for (A, B) in [factors[path]]:
-            a, b = layer.factors(adapter_name)
-            a.data, b.data = A.astype(a.dtype), B.astype(b.dtype)
+        for parameter, values in zip(layer.factors(adapter_name), factors[path], strict=True):
+            parameter.data = values.astype(parameter.dtype)
 
 
 def combined(layer: LoraLayer | LoraEmbedding, adapters: list[str], weights: list[float], kind: str, svd_rank: int | None

@@ -65,9 +65,29 @@ class PeftConfig:
             self.task_type = str(getattr(self.task_type, "value", self.task_type))
             if self.task_type not in list(TaskType):
                 raise ValueError(f"task_type {self.task_type!r}: only {', '.join(TaskType)} is implemented here")
-        if isinstance(self.modules_to_save, str):
-            raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")
+        self.check("modules_to_save", not isinstance(self.modules_to_save, str), "be a list of names")
         self.modules_to_save = sorted(self.modules_to_save) if self.modules_to_save else None
+
+    def check(self, name: str, valid: bool, expected: str) -> None:
+        """Raise a ValueError that says what an argument was, and what it should have been, unless it is valid."""
+        if not valid:
+            raise ValueError(f"{type(self).__name__}: {name} must {expected}, got {getattr(self, name)!r}")
+
+    def check_counts(self, *names: str) -> None:
+        """These must be whole numbers of at least 1."""
+        for name in names:
+            value = getattr(self, name)
+            self.check(name, isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+                       "be an integer of at least 1")
+
+    def check_choice(self, name: str, *values: Any) -> None:
+        """This must be one of the values."""
+        self.check(name, getattr(self, name) in values, f"be one of {', '.join(map(repr, values))}")
+
+    def check_dropout(self, name: str) -> None:
+        """This must be a probability below 1."""
+        value = getattr(self, name)
+        self.check(name, isinstance(value, int | float) and 0 <= value < 1, "lie in [0, 1)")
 
     # ---- what a method may define -----------------------------------------------------------------------------------
 
@@ -153,21 +173,17 @@ class TargetedConfig(PeftConfig):
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
 
-    layers: ClassVar[list[type[AdapterLayer]]]  # what target modules are wrapped in: see layer_of
+    layers: ClassVar[list[Any]]  # what target modules are wrapped in: see layer_of
     default_targets: ClassVar[dict[str, str | list[str]]]  # model type -> target_modules
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target_modules is not None and not isinstance(self.target_modules, str):
-            if not isinstance(self.target_modules, list | set | tuple):
-                raise ValueError(f"target_modules must be a list of names or a string, got {self.target_modules!r}")
-            self.target_modules = list(self.target_modules)
-        for name in ("exclude_modules", "layers_to_transform", "layers_pattern"):
+        for name in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"):
             if isinstance(value := getattr(self, name), set | tuple | range):
                 setattr(self, name, list(value))  # what JSON can hold
-        if self.layers_pattern is not None and self.layers_to_transform is None:
-            raise ValueError(f"layers_pattern={self.layers_pattern!r} says how blocks are called, but layers_to_transform does "
-                             "not say which of them")
+        self.check("target_modules", isinstance(self.target_modules, list | str | None), "be a list of names or a string")
+        self.check("layers_pattern", self.layers_pattern is None or self.layers_to_transform is not None,
+                   "come with layers_to_transform: it says how blocks are called, not which of them are meant")
 
 
     def resolved(self, model_type: str) -> Self:
@@ -183,7 +199,7 @@ class TargetedConfig(PeftConfig):
 
     def layer_for(self, module: Module) -> type[AdapterLayer] | None:
         """The class that wraps such a module, or None if it cannot be adapted by this method."""
-        return next((layer for layer in self.layers if layer.suits(self, module)), None)
+        return next((layer for layer in self.layers if isinstance(module, layer.wraps)), None)
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """Make what the layers of a new adapter share, knowing all the modules (path -> module) that it is to wrap."""
@@ -199,9 +215,10 @@ def register(config_class: C) -> C:
 
 
 def layer_of(config_class: type[TargetedConfig]) -> Callable[[L], L]:
-    """Enter a layer: the decorated class is (one of those) that a config of this class puts around modules."""
+    """Enter a method by its layer: the decorated class is (one of those) that a config of this class puts around modules."""
     def enter(layer: L) -> L:
         config_class.layers = [*vars(config_class).get("layers", []), layer]
+        register(config_class)
         return layer
 
     return enter

@@ -15,40 +15,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinypeft.autograd import Tensor
-from tinypeft.autograd import functional as F
+from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array
-from tinypeft.nn import Conv1D, Module, Parameter
+from tinypeft.nn import Conv1D, Module, Parameter, new_parameter
 from tinypeft.peft.config import layer_of
 from tinypeft.peft.lora import LoraConfig, LoraLayer
 
 
 class Magnitude(Module):
-    """m, (out,)."""
+    """m, (out,); a Module, since peft's name for it ends in "weight"."""
 
-    def __init__(self, size: int):
-        self.weight = Parameter((size,))
+    weight: Parameter
 
 
 @layer_of(LoraConfig)
 class DoraLayer(LoraLayer):
     """y = m / ||V|| (W0 x + (alpha / r) B A x) + b. Adapters without a magnitude, plain LoRA's, act as they do there."""
 
+    dora = True
+
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
         self.lora_magnitude_vector: dict[str, Magnitude] = {}
-
-    @classmethod
-    def suits(cls, config: LoraConfig, module: Module) -> bool:
-        return isinstance(module, cls.wraps) and config.use_dora
 
     def add(self, adapter_name: str, config: LoraConfig, seed: int) -> None:
         """A and B as in LoRA; m = ||W0||."""
         super().add(adapter_name, config, seed)
         if config.use_dora:
-            self.lora_magnitude_vector[adapter_name] = m = Magnitude(self.base_layer.out_features)
-            if not self.base_layer.weight.is_meta:
-                m.weight.data = np.linalg.norm(self._direction(adapter_name), axis=1)
+            self.lora_magnitude_vector[adapter_name] = m = Magnitude()
+            base, residual = self.base_layer, adapter_name in self.lora_residual  # which with s B A gives W0
+            m.weight = new_parameter((base.out_features,), base.weight, lambda: np.linalg.norm(
+                self._base_weight() if residual else self._direction(adapter_name), axis=1))
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
         return {name.replace("magnitude_vector.weight", "magnitude_vector"): parameter  # as peft has it in files
@@ -56,27 +53,27 @@ class DoraLayer(LoraLayer):
 
     def update(self, name: str, dropped: Tensor, x: Tensor, base: Tensor) -> Tensor:
         """What is added to W0 x + b: (m / ||V||) (W0 x + s B A x) - W0 x, with x after dropout."""
-        update = super().update(name, dropped, x, base)
+        update, layer = super().update(name, dropped, x, base), self.base_layer
         if name not in self.lora_magnitude_vector:
             return update
-        ratio = self.lora_magnitude_vector[name].weight / np.linalg.norm(self._direction(name), axis=1)  # (out,)
-        layer = self.base_layer
         if dropped is x:
             plain = base if layer.bias is None else base - layer.bias  # W0 x is there already
         else:
             plain = F.linear(dropped, layer.weight.T if isinstance(layer, Conv1D) else layer.weight)
+        ratio = self.lora_magnitude_vector[name].weight / np.linalg.norm(self._direction(name), axis=1)  # (out,)
         return (ratio - 1.0) * plain + ratio * update
+
+    def delta(self, adapter_name: str) -> Array:
+        """m V / ||V|| - W0."""
+        if adapter_name not in self.lora_magnitude_vector:
+            return super().delta(adapter_name)
+        V, m = self._direction(adapter_name), self.lora_magnitude_vector[adapter_name].weight.data
+        return (m / np.linalg.norm(V, axis=1))[:, None] * V - self._base_weight()
+
+    def _base_weight(self) -> Array:
+        """W0, (out, in)."""
+        return self.base_layer.weight.data.T if isinstance(self.base_layer, Conv1D) else self.base_layer.weight.data
 
     def _direction(self, name: str) -> Array:
         """V = W0 + (alpha / r) B A, (out, in)."""
-        V = self.base_layer.weight.data + super().delta_weight(name)
-        return V.T if isinstance(self.base_layer, Conv1D) else V
-
-    def delta_weight(self, adapter_name: str) -> Array:
-        """m V / ||V|| - W0, in the base's layout."""
-        if adapter_name not in self.lora_magnitude_vector:
-            return super().delta_weight(adapter_name)
-        V = self._direction(adapter_name)
-        m = self.lora_magnitude_vector[adapter_name].weight.data
-        W = (m / np.linalg.norm(V, axis=1))[:, None] * V
-        return (W.T if isinstance(self.base_layer, Conv1D) else W) - self.base_layer.weight.data
+        return self._base_weight() + super().delta(name)

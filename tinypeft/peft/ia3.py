@@ -14,20 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import numpy as np
-
 from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
-from tinypeft.nn import Conv1D, Linear, Module, Parameter
-from tinypeft.nn.module import generator
-from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.nn import Conv1D, Linear, Module, Parameter, generator, new_parameter
+from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.targets import matches
 
 FEEDFORWARD = {"gpt2": ["mlp.c_proj"], "llama": ["down_proj"]}
 
 
-@register
 @dataclass
 class IA3Config(TargetedConfig):
     """Arguments, names and defaults of peft's IA3Config; those that name modules are TargetedConfig's.
@@ -73,29 +69,24 @@ class IA3Layer(AdapterLayer):
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
         self.ia3_l: dict[str, Parameter] = {}
+        self.ia3_at_input: dict[str, bool] = {}
 
     def add(self, adapter_name: str, config: IA3Config, seed: int) -> None:
         """l = 1."""
-        base = self.base_layer
-        config.fan_in_fan_out = isinstance(base, Conv1D)
-        feedforward = matches(self.path, config.feedforward_modules or [])
-        l = Parameter((1, base.in_features) if feedforward else (base.out_features, 1), init="ones")  # noqa: E741
-        if not base.weight.is_meta:
-            l.data = np.ones_like(base.weight.data, shape=l.shape)
-            if not config.init_ia3_weights:
-                l.data += generator(seed, adapter_name, f"{self.path}.ia3_l").standard_normal(l.shape).astype(l.dtype)
-        self.ia3_l[adapter_name] = l
-
-    def _at_input(self, name: str) -> bool:
-        return self.ia3_l[name].shape != (self.base_layer.out_features, 1)
+        base, at_input = self.base_layer, matches(self.path, config.feedforward_modules or [])
+        shape = (1, base.in_features) if at_input else (base.out_features, 1)
+        random = generator(seed, adapter_name, f"{self.path}.ia3_l")
+        self.ia3_l[adapter_name] = new_parameter(
+            shape, base.weight, lambda: 1.0 if config.init_ia3_weights else random.standard_normal(shape))
+        self.ia3_at_input[adapter_name] = at_input
 
     def forward(self, x: Tensor) -> Tensor:
         for name in self.working:
-            if self._at_input(name):
+            if self.ia3_at_input[name]:
                 x = x * self.ia3_l[name].reshape(-1)  # (..., in) * (in,)
         y = self.base_layer(x)  # (..., in) -> (..., out)
         for name in self.working:
-            if not self._at_input(name):
+            if not self.ia3_at_input[name]:
                 y = y * self.ia3_l[name].reshape(-1)  # (..., out) * (out,)
         return y
 
@@ -105,6 +96,6 @@ class IA3Layer(AdapterLayer):
         for name in names:
             l = self.ia3_l[name].data  # noqa: E741
             values["weight"] = values["weight"] * (l.T if isinstance(self.base_layer, Conv1D) else l)
-            if "bias" in values and not self._at_input(name):
+            if "bias" in values and not self.ia3_at_input[name]:
                 values["bias"] = values["bias"] * l[:, 0]
         return values

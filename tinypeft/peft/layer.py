@@ -9,15 +9,14 @@ import numpy as np
 
 from tinypeft.autograd import ops
 from tinypeft.backend import Array
-from tinypeft.nn import Module, Parameter
-from tinypeft.nn.module import refuse_meta
+from tinypeft.nn import Conv1D, Linear, Module, Parameter, refuse_meta
 
 
 class AdapterLayer(Module):
     """What the wrapper layers of all methods have in common; several named adapters may share one.
 
-    A method defines `add` (make the parameters of an adapter), `forward` (which applies the adapters in `working`), and, if
-    its effect can be folded into the base's parameters, `delta_weight` or `merged_values`.
+    A method defines `add` (make the parameters of an adapter), `forward` (which applies the adapters in `working`), and
+    `merged_values`, or mergeable = False if its effect cannot be folded into the base's parameters.
 
     Attributes:
         base_layer: the module in whose place this one stands.
@@ -41,11 +40,6 @@ class AdapterLayer(Module):
         self.rows: list[str] | None = None
         self._only: list[str] | None = None  # the adapter of the rows that are being computed
         self._unmerged: list[tuple[Module, str, Parameter]] = []  # set aside while merged
-
-    @classmethod
-    def suits(cls, config: Any, module: Module) -> bool:
-        """Whether a config of this method is to wrap this kind of module in this class."""
-        return isinstance(module, cls.wraps)
 
     @classmethod
     def around(cls, module: Module, path: str) -> Self:
@@ -122,16 +116,9 @@ class AdapterLayer(Module):
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 
-    def delta_weight(self, adapter_name: str) -> Array:
-        """What merging adds to the base's weight, in its layout."""
-        raise NotImplementedError
-
     def merged_values(self, names: list[str]) -> dict[str, Array]:
         """The base's parameters with these adapters folded in: name -> values."""
-        weight = self.base_layer.weight.data.copy()
-        for name in names:
-            weight += self.delta_weight(name).astype(weight.dtype, copy=False)
-        return {"weight": weight}
+        raise NotImplementedError
 
     def merge(self, names: list[str], safe_merge: bool = False) -> None:
         """Fold adapters into the base's parameters, which are kept aside so that `unmerge` restores them exactly.
@@ -139,9 +126,10 @@ class AdapterLayer(Module):
         Raises:
             ValueError: with safe_merge, if the result is not finite; nothing is changed.
         """
-        names = [name for name in names if name in self.adapter_names]
-        if self.merged or self.disabled or not names:
+        names = [*self.merged, *(name for name in names if name in self.adapter_names and name not in self.merged)]
+        if self.disabled or names == self.merged:
             return
+        self.unmerge()
         refuse_meta(self.base_layer.parameters(), "there is nothing to merge")
         values = self.merged_values(names)
         if safe_merge and not all(np.isfinite(array).all() for array in values.values()):
@@ -162,6 +150,30 @@ class AdapterLayer(Module):
         for owner, attribute, parameter in self._unmerged:
             setattr(owner, attribute, parameter)
         self._unmerged, self.merged = [], []
+
+
+class DeltaLayer(AdapterLayer):
+    """Around a linear layer: a method that adds something to W, and says in `delta` what that is."""
+
+    wraps: ClassVar[tuple[type[Module], ...]] = (Linear, Conv1D)
+
+    def delta(self, adapter_name: str) -> Array:
+        """The change of W that an adapter makes, (out, in)."""
+        raise NotImplementedError
+
+    def merged_values(self, names: list[str]) -> dict[str, Array]:
+        weight = self.base_layer.weight.data.copy()
+        for name in names:
+            delta = self.delta(name)
+            weight += (delta.T if isinstance(self.base_layer, Conv1D) else delta).astype(weight.dtype, copy=False)
+        return {"weight": weight}
+
+    def check_rank(self, r: int, n_out: int | None = None, n_in: int | None = None) -> None:
+        """Raise a ValueError for a rank above that of the base's matrix."""
+        n_out, n_in = n_out or self.base_layer.out_features, n_in or self.base_layer.in_features
+        if r > min(n_out, n_in):
+            raise ValueError(f"rank r={r} for {self.path}, a matrix of {n_out} x {n_in}: above {min(n_out, n_in)} it is no "
+                             "longer a low-rank update")
 
 
 class CopyLayer(AdapterLayer):

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tinypeft.nn import LayerNorm, RMSNorm
-from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import CopyLayer
 
 
-@register
 @dataclass
 class LNTuningConfig(TargetedConfig):
     """Arguments, names and defaults of peft's LNTuningConfig: which norms, all of them if target_modules is None."""

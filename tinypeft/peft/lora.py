@@ -14,20 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-
-from tinypeft.autograd import Tensor
-from tinypeft.autograd import functional as F
-from tinypeft.backend import Array, asarray
-from tinypeft.nn import Conv1D, Dropout, Embedding, Linear, Module, Parameter
-from tinypeft.nn.module import generator, refuse_meta
-from tinypeft.peft.config import TargetedConfig, layer_of, register
-from tinypeft.peft.layer import AdapterLayer
-from tinypeft.peft.lora_init import INITS, initial_factors
+from tinypeft.autograd import Tensor, functional as F
+from tinypeft.backend import Array
+from tinypeft.nn import Conv1D, Dropout, Embedding, Linear, Module, Parameter, generator, new_parameter, refuse_meta
+from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.peft.layer import AdapterLayer, DeltaLayer
+from tinypeft.peft.lora_init import FROM_WEIGHT, INITS, initial_A, initial_B
 from tinypeft.peft.targets import pattern_value
 
 
-@register
 @dataclass
 class LoraConfig(TargetedConfig):
     """Arguments, names and defaults of peft's LoraConfig; those that name modules are TargetedConfig's.
@@ -73,21 +68,21 @@ class LoraConfig(TargetedConfig):
         for name, alpha in {"lora_alpha": self.lora_alpha, **self.alpha_pattern}.items():
             if not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
                 raise ValueError(f"LoraConfig: lora_alpha must be a positive number, got {name}={alpha!r}")
-        if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"LoraConfig: lora_dropout must lie in [0, 1), got {self.lora_dropout!r}")
-        if self.bias not in ("none", "all", "lora_only"):
-            raise ValueError(f'LoraConfig: bias must be "none", "all" or "lora_only", got {self.bias!r}')
-        if self.init_lora_weights not in (True, False, *INITS):
-            raise ValueError(f"LoraConfig: init_lora_weights={self.init_lora_weights!r} is not implemented; True, False, "
-                             f"{', '.join(INITS)} are")
+        self.check_dropout("lora_dropout")
+        self.check_choice("bias", "none", "all", "lora_only")
+        self.check_choice("init_lora_weights", True, False, *INITS)
+
+
+    def layer_for(self, module: Module) -> type[AdapterLayer] | None:
+        return next((layer for layer in self.layers if isinstance(module, layer.wraps) and layer.dora == self.use_dora), None)
 
 
 @layer_of(LoraConfig)
-class LoraLayer(AdapterLayer):
+class LoraLayer(DeltaLayer):
     """y = W0 x + b + (alpha / r) B A dropout(x), summed over the active adapters."""
 
     prefix = "lora_"
-    wraps = (Linear, Conv1D)
+    dora = False
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
@@ -97,28 +92,24 @@ class LoraLayer(AdapterLayer):
         self.lora_scaling: dict[str, float] = {}  # peft's `scaling`; the prefix is how `remove` finds it
         self.lora_residual: dict[str, Parameter] = {}  # what PiSSA and OLoRA leave of W0
 
-    @classmethod
-    def suits(cls, config: LoraConfig, module: Module) -> bool:
-        return isinstance(module, cls.wraps) and not config.use_dora
-
     def add(self, adapter_name: str, config: LoraConfig, seed: int) -> None:
         """A ~ U(-1/sqrt(in), 1/sqrt(in)), drawn from (seed, adapter name, parameter name); B = 0. Or as lora_init.py has it."""
-        base = self.base_layer
-        r, self.lora_scaling[adapter_name] = rank_and_scaling(config, self.path, base.in_features, base.out_features)
+        base, kind = self.base_layer, config.init_lora_weights
+        r, s = rank_and_scaling(config, self.path)
+        self.check_rank(r)
         A, B = Linear(base.in_features, r, bias=False), Linear(r, base.out_features, bias=False)
-        config.fan_in_fan_out = isinstance(base, Conv1D)
-        if not base.weight.is_meta:
+        random = generator(seed, adapter_name, f"{self.path}.lora_A")
+        if kind in FROM_WEIGHT:
+            refuse_meta([base.weight], f"init_lora_weights={kind!r} starts from the weights' values")
             W = base.weight.data.T if isinstance(base, Conv1D) else base.weight.data  # (out, in)
-            random = generator(seed, adapter_name, f"{self.path}.lora_A")
-            A.weight.data, B.weight.data, left = initial_factors(config.init_lora_weights, W, r,
-                                                                 self.lora_scaling[adapter_name], random)
-            if left is not W:
-                self.lora_residual[adapter_name] = residual = Parameter(base.weight.shape)
-                residual.data = left.T if isinstance(base, Conv1D) else left
-        elif config.init_lora_weights in ("pissa", "olora"):
-            refuse_meta([base.weight], f"{config.init_lora_weights} starts from the weights' values")
+            A.weight.data, B.weight.data, left = FROM_WEIGHT[kind](W, r, s)
+            self.lora_residual[adapter_name] = residual = Parameter(base.weight.shape)
+            residual.data = left.T if isinstance(base, Conv1D) else left
+        else:
+            A.weight = new_parameter(A.weight.shape, base.weight, lambda: initial_A(kind, A.weight.shape, random))
+            B.weight = new_parameter(B.weight.shape, base.weight, lambda: initial_B(kind, B.weight.shape, random))
         self.lora_A[adapter_name], self.lora_B[adapter_name] = A, B
-        self.lora_dropout[adapter_name] = Dropout(config.lora_dropout)
+        self.lora_dropout[adapter_name], self.lora_scaling[adapter_name] = Dropout(config.lora_dropout), s
 
     def replaced(self, adapter_name: str) -> dict[str, Parameter]:
         residual = self.lora_residual.pop(adapter_name, None)
@@ -139,19 +130,19 @@ class LoraLayer(AdapterLayer):
         """A and B."""
         return self.lora_A[adapter_name].weight, self.lora_B[adapter_name].weight
 
-    def delta_weight(self, adapter_name: str) -> Array:
-        """(alpha / r) B A, (out, in), or transposed for a Conv1D, which stores (in, out)."""
+    def delta(self, adapter_name: str) -> Array:
+        """(alpha / r) B A."""
         A, B = self.factors(adapter_name)
-        delta = self.lora_scaling[adapter_name] * (B.data @ A.data)
-        return delta.T if isinstance(self.base_layer, Conv1D) else delta
+        return self.lora_scaling[adapter_name] * (B.data @ A.data)
 
 
 @layer_of(LoraConfig)
-class LoraEmbedding(AdapterLayer):
+class LoraEmbedding(DeltaLayer):
     """Row `id` of W0 + (alpha / r) (B A)^T, W0 (V, d), A (r, V), B (d, r). Here A starts at zero and B random."""
 
     prefix = "lora_"
     wraps = (Embedding,)
+    dora = False
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
@@ -159,20 +150,14 @@ class LoraEmbedding(AdapterLayer):
         self.lora_embedding_B: dict[str, Parameter] = {}
         self.lora_scaling: dict[str, float] = {}
 
-    @classmethod
-    def suits(cls, config: LoraConfig, module: Module) -> bool:
-        return isinstance(module, cls.wraps) and not config.use_dora
-
     def add(self, adapter_name: str, config: LoraConfig, seed: int) -> None:
         """A = 0, B ~ N(0, 1)."""
-        base = self.base_layer
-        r, self.lora_scaling[adapter_name] = rank_and_scaling(config, self.path, base.num_embeddings, base.embedding_dim)
-        A, B = Parameter((r, base.num_embeddings)), Parameter((base.embedding_dim, r))
-        if not base.weight.is_meta:
-            random = generator(seed, adapter_name, f"{self.path}.lora_embedding_B")
-            A.data = np.zeros_like(base.weight.data, shape=A.shape)
-            B.data = asarray(random.standard_normal(B.shape), like=A.data).astype(A.dtype)
-        self.lora_embedding_A[adapter_name], self.lora_embedding_B[adapter_name] = A, B
+        (V, d), like = self.base_layer.weight.shape, self.base_layer.weight
+        r, self.lora_scaling[adapter_name] = rank_and_scaling(config, self.path)
+        self.check_rank(r, V, d)
+        random = generator(seed, adapter_name, f"{self.path}.lora_embedding_B")
+        self.lora_embedding_A[adapter_name] = new_parameter((r, V), like, lambda: 0.0)
+        self.lora_embedding_B[adapter_name] = new_parameter((d, r), like, lambda: random.standard_normal((d, r)))
 
     def forward(self, ids: Array) -> Tensor:
         y = self.base_layer(ids)  # (B, T) -> (B, T, d)
@@ -185,21 +170,14 @@ class LoraEmbedding(AdapterLayer):
         """A and B."""
         return self.lora_embedding_A[adapter_name], self.lora_embedding_B[adapter_name]
 
-    def delta_weight(self, adapter_name: str) -> Array:
+    def delta(self, adapter_name: str) -> Array:
         """(alpha / r) (B A)^T, (V, d)."""
         A, B = self.factors(adapter_name)
         return self.lora_scaling[adapter_name] * (B.data @ A.data).T
 
 
-def rank_and_scaling(config: LoraConfig, path: str, n_in: int, n_out: int) -> tuple[int, float]:
-    """r, and alpha / r (rsLoRA: alpha / sqrt(r)), of the module at `path`, a matrix of n_out x n_in.
-
-    Raises:
-        ValueError: a rank above the matrix's.
-    """
+def rank_and_scaling(config: LoraConfig, path: str) -> tuple[int, float]:
+    """r, and alpha / r (rsLoRA: alpha / sqrt(r)), of the module at `path`."""
     r = pattern_value(path, config.rank_pattern, config.r)
     alpha = pattern_value(path, config.alpha_pattern, config.lora_alpha)
-    if r > min(n_in, n_out):
-        raise ValueError(f"rank r={r} for {path}, a matrix of {n_out} x {n_in}: above {min(n_in, n_out)} it is no longer a "
-                         "low-rank update")
     return r, alpha / (r**0.5 if config.use_rslora else r)

@@ -23,10 +23,10 @@ from tinypeft.peft.combine import weighted_adapter
 from tinypeft.peft.config import PeftConfig, TargetedConfig
 from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.mixed_batch import BASE, mixed_batch
-from tinypeft.peft.replacements import Replacements, check_together, replace_biases
+from tinypeft.peft.replacements import Replacements, check_together
 from tinypeft.peft.soft_prompts import SoftPrompt, with_prompts
 from tinypeft.peft.status import LayerStatus, layer_status
-from tinypeft.peft.targets import inject_copies, inject_layers, plain_modules
+from tinypeft.peft.targets import inject
 
 
 def get_peft_model(model: CausalLM, peft_config: PeftConfig, adapter_name: str = "default", *, seed: int = 0) -> PeftModel:
@@ -87,7 +87,7 @@ class PeftModel(Module):
         return self.base_model.model.config
 
     def get_base_model(self) -> CausalLM:
-        """The model that the adapters were put into (they are still in it: see `unload`)."""
+        """The model that the adapters are in."""
         return self.base_model.model
 
     # ---- running ----------------------------------------------------------------------------------------------------
@@ -109,13 +109,10 @@ class PeftModel(Module):
         if self.num_virtual_tokens and adapter_names is None:
             call = vars(with_prompts(self, **call))
         with mixed_batch(self, adapter_names, input_ids if inputs_embeds is None else inputs_embeds):
-            return self._with_penalty(self.base_model.model(**call, output_hidden_states=output_hidden_states))
-
-    def _with_penalty(self, out: CausalLMOutput) -> CausalLMOutput:
-        if self.training and out.loss is not None and not self.disabled:
-            for name in self.active_adapters:
-                if (penalty := self.peft_config[name].penalty()) is not None:
-                    out.loss = out.loss + penalty
+            out: CausalLMOutput = self.base_model.model(**call, output_hidden_states=output_hidden_states)
+        penalties = [self.peft_config[name].penalty() for name in self.active_adapters if self.training and not self.disabled]
+        for penalty in penalties:
+            out.loss = out.loss if out.loss is None or penalty is None else out.loss + penalty
         return out
 
     def generate(self, input_ids: Any, attention_mask: Any = None, *, adapter_names: Sequence[str] | None = None,
@@ -153,18 +150,7 @@ class PeftModel(Module):
         self.peft_config[adapter_name] = config
         with self.disable_adapter():  # so that a method that looks at the base's weights sees the base's
             try:
-                bases: dict[str, Module] = {}
-                if isinstance(config, TargetedConfig):
-                    bases = inject_layers(model, config, adapter_name, seed)
-                    kind = getattr(config, "bias", "none")  # none, all, lora_only, ...
-                    biased = {} if kind == "none" else bases if kind != "all" else plain_modules(model, config.modules_to_save)
-                    replace_biases(self.replacements, biased, adapter_name, bases)
-                inject_copies(model, config, adapter_name, seed)
-                for path, base in bases.items():
-                    layer = model.get_submodule(path)
-                    assert isinstance(layer, AdapterLayer)
-                    for attribute, parameter in layer.replaced(adapter_name).items():
-                        self.replacements.add(adapter_name, base, attribute, None, parameter)
+                inject(model, self.replacements, config, adapter_name, seed)
                 config.inject(self, adapter_name, seed)
             except Exception:
                 self.forget(adapter_name)
@@ -233,28 +219,27 @@ class PeftModel(Module):
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """A context in which the model is the base model, bit for bit."""
-        layers = [(layer, layer.disabled, layer.merged) for layer in self.layers()]
-        disabled, self.disabled = self.disabled, True
-        for layer, _, _ in layers:
-            layer.unmerge()
-            layer.disabled = True
-        self.replacements.activate([])
+        merged = {layer.path: layer.merged for layer in self.layers()}
+        before, self.disabled = self.disabled, True
+        self._restore({})
         try:
             yield
         finally:
-            self.disabled = disabled
-            self.replacements.activate([] if disabled else self.active_adapters)
-            for layer, was_disabled, merged in layers:
-                layer.disabled = was_disabled
-                layer.merge(merged)
+            self.disabled = before
+            self._restore(merged)
+
+    def _restore(self, merged: dict[str, list[str]]) -> None:
+        """Bring layers and replacements into the state that `disabled`, `active_adapters` and path -> merged ones say."""
+        for layer in self.layers():
+            layer.unmerge()
+            layer.disabled = self.disabled
+        self.replacements.activate([] if self.disabled else self.active_adapters)
+        for layer in self.layers():
+            layer.merge(merged.get(layer.path, []))
 
     def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str,
                              combination_type: str = "svd", svd_rank: int | None = None) -> None:
-        """Make a new LoRA adapter of several: see combine.py.
-
-        Raises:
-            ValueError: the adapters cannot be combined, or not in this way; nothing is added.
-        """
+        """Make a new LoRA adapter of several, by "svd", "cat" or "linear": see combine.py, also for what it refuses."""
         weighted_adapter(self, adapters, weights, adapter_name, combination_type, svd_rank)
 
     def update_and_allocate(self, global_step: int) -> None:
@@ -274,26 +259,24 @@ class PeftModel(Module):
         """
         names = self.active_adapters if adapter_names is None else adapter_names
         for name in names:
-            self.known(name)
-            wraps = [layer for layer in self.layers() if name in layer.adapter_names]
+            kind, wraps = self.known(name).peft_type, [layer for layer in self.layers() if name in layer.adapter_names]
             if name in self.prompt_encoder or not all(layer.mergeable for layer in wraps):
-                raise ValueError(f"{name!r} ({self.peft_config[name].peft_type}) cannot be merged: it is not a change of the "
-                                 "base's weights. Pass adapter_names without it, or keep the adapter beside the model")
+                raise ValueError(f"{name!r} ({kind}) cannot be merged: it is not a change of the base's weights. Pass "
+                                 "adapter_names without it, or keep the adapter beside the model")
         check_together(names, self.replacements, self.layers())
-        if not self.disabled and any(name not in self.active_adapters for name in names):
+        before = {layer.path: layer.merged for layer in self.layers()}
+        if not self.disabled:
             self.replacements.activate(list(dict.fromkeys([*self.active_adapters, *names])))
         try:
             for layer in self.layers():
                 layer.merge(names, safe_merge)
         except Exception:
-            self.unmerge_adapter()
+            self._restore(before)
             raise
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`: the base weights are bit for bit what they were."""
-        for layer in self.layers():
-            layer.unmerge()
-        self.replacements.activate([] if self.disabled else self.active_adapters)
+        self._restore({})
 
     def merge_and_unload(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> CausalLM:
         """The plain model, with adapters (the active ones) in its weights, all frozen (requires_grad_() thaws them).
@@ -302,8 +285,7 @@ class PeftModel(Module):
             ValueError, RuntimeError: as `merge_adapter`; nothing is changed.
         """
         self.merge_adapter(adapter_names, safe_merge)
-        if adapter_names is not None:
-            self.replacements.activate(adapter_names)
+        self.replacements.activate(self.active_adapters if adapter_names is None else adapter_names)
         model = self._take_out()
         if model.lm_head.weight is not model.get_input_embeddings().weight:
             model.config.tie_word_embeddings = False  # the head has left the token table behind

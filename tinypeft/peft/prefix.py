@@ -12,16 +12,16 @@ W2 tanh(W1 E + b1) + b2, which steadies training; the file holds the result only
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tinypeft.autograd import Tensor, no_grad, ops
-from tinypeft.backend import Array, asarray, to_numpy
-from tinypeft.nn import Linear, Module, Parameter
+from tinypeft.backend import Array, to_numpy
+from tinypeft.nn import Linear, Parameter, generator, new_parameter
 from tinypeft.nn.attention import KeyValueCache
-from tinypeft.nn.module import generator
 from tinypeft.peft.config import register
 from tinypeft.peft.soft_prompts import ModelCall, PromptLearningConfig, SoftPrompt
 
@@ -41,7 +41,7 @@ class PrefixTuningConfig(PromptLearningConfig):
             draw attention.
     """
 
-    encoder_hidden_size: int | None = None
+    encoder_hidden_size: int = 0
     prefix_projection: bool = False
     init_weights: str | None = None
 
@@ -49,8 +49,7 @@ class PrefixTuningConfig(PromptLearningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init_weights not in (None, "zero"):
-            raise ValueError(f'PrefixTuningConfig: init_weights must be None or "zero", got {self.init_weights!r}')
+        self.check_choice("init_weights", None, "zero")
 
     def inject(self, peft_model: PeftModel, adapter_name: str, seed: int) -> None:
         """Make the prefix."""
@@ -60,16 +59,19 @@ class PrefixTuningConfig(PromptLearningConfig):
         self.encoder_hidden_size = self.encoder_hidden_size or self.token_dim
         # What a file holds is the prefix itself, so that is also what a loaded adapter has, and may go on training.
         flat = not self.prefix_projection or self.loading
-        encoder = PrefixEncoder(self, size, flat)
-        if not weight.is_meta:
-            for name, parameter in encoder.named_parameters():
-                random, bound = generator(seed, adapter_name, f"prompt_encoder.{name}"), parameter.shape[-1] ** -0.5
-                if name != "embedding.weight":  # the network's layers start as torch's
-                    values = random.uniform(-1, 1, parameter.shape) * bound
-                else:
-                    values = random.standard_normal(parameter.shape) * (self.init_weights != "zero")
-                parameter.data = asarray(values, like=weight.data).astype(weight.dtype)
-        peft_model.prompt_encoder[adapter_name] = self.encoder = encoder
+        random = generator(seed, adapter_name, "prompt_embeddings")
+        shape = self.num_virtual_tokens, 2 * self.num_layers * self.token_dim if flat else self.token_dim
+        embedding = new_parameter(shape, weight, lambda: random.standard_normal(shape) * (self.init_weights != "zero"))
+        network = {}
+        if not flat:  # between the two stands tanh; the numbers are those of torch's Sequential, and so in peft's names
+            network = {"0": Linear(self.token_dim, self.encoder_hidden_size),
+                       "2": Linear(self.encoder_hidden_size, 2 * self.num_layers * self.token_dim)}
+        for layer in network.values():
+            for parameter in layer.parameters():  # starts as torch's does
+                draw = partial(random.uniform, -(layer.in_features**-0.5), layer.in_features**-0.5, parameter.shape)
+                parameter.data = new_parameter(parameter.shape, weight, draw).data
+        self.encoder = PrefixEncoder(self, embedding, network)
+        peft_model.prompt_encoder[adapter_name] = self.encoder
 
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
         kept = {key: array for key, array in tensors.items() if not key.startswith("prompt_encoder.")}
@@ -80,23 +82,12 @@ class PrefixTuningConfig(PromptLearningConfig):
         return {"prompt_encoder.embedding.weight" if key == "prompt_embeddings" else key: x for key, x in tensors.items()}
 
 
-class Table(Module):
-    """Vectors under the name that peft gives them: E, or the keys and values of all layers."""
-
-    def __init__(self, p: int, width: int):
-        self.weight = Parameter((p, width))
-
-
 class PrefixEncoder(SoftPrompt):
     """The keys and values of all layers, (p, 2 * layers * token_dim), trained themselves or by way of a network."""
 
-    def __init__(self, config: PrefixTuningConfig, head_dim: int, flat: bool):
-        p, d, layers, hidden = config.num_virtual_tokens, config.token_dim, config.num_layers, config.encoder_hidden_size
-        assert None not in (p, d, layers, hidden)  # filled in
-        self.num_virtual_tokens, self.layers, self.heads, self.head_dim = p, layers, d // head_dim, head_dim
-        self.embedding = Table(p, 2 * layers * d if flat else d)
-        # Between the two stands tanh; the numbers are those of torch's Sequential, and so of peft's names.
-        self.transform = {} if flat else {"0": Linear(d, hidden), "2": Linear(hidden, 2 * layers * d)}
+    def __init__(self, config: PrefixTuningConfig, embedding: Parameter, network: dict[str, Linear]):
+        super().__init__(config, embedding)
+        self.layers, self.heads, self.transform = config.num_layers, config.num_attention_heads, network
 
     def parameters_of(self) -> dict[str, Parameter]:
         return {f"prompt_encoder.{name}": parameter for name, parameter in self.named_parameters()}
@@ -110,7 +101,7 @@ class PrefixEncoder(SoftPrompt):
     def prepare(self, call: ModelCall) -> None:
         """Put the prefix before the keys and values of each layer."""
         B, p = call.inputs_embeds.shape[0], self.num_virtual_tokens
-        slots = self.prefix().reshape(p, 2 * self.layers, self.heads, self.head_dim)  # layer i: keys 2i, values 2i + 1
+        slots = self.prefix().reshape(p, 2 * self.layers, self.heads, -1)  # layer i: keys 2i, values 2i + 1
         slots = slots * np.ones_like(call.inputs_embeds.data, shape=(B, 1, 1, 1, 1))  # -> (B, p, 2 layers, h_kv, head_dim)
         if call.attention_mask is not None:
             ones = np.ones_like(call.attention_mask, shape=(B, p))

@@ -16,15 +16,12 @@ import numpy as np
 
 from tinypeft.autograd import ops
 from tinypeft.backend import Array, asarray
-from tinypeft.nn import Module, Parameter
-from tinypeft.nn.module import generator
+from tinypeft.nn import Parameter, generator, new_parameter
 from tinypeft.peft.config import register
 from tinypeft.peft.soft_prompts import ModelCall, PromptLearningConfig, SoftPrompt
 
 if TYPE_CHECKING:
     from tinypeft.peft.model import PeftModel
-
-INITS = ("RANDOM", "SAMPLE_VOCAB", "TEXT")
 
 
 @register
@@ -52,12 +49,10 @@ class PromptTuningConfig(PromptLearningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.prompt_tuning_init = str(getattr(self.prompt_tuning_init, "value", self.prompt_tuning_init))
-        if self.prompt_tuning_init not in INITS:
-            raise ValueError(f"prompt_tuning_init {self.prompt_tuning_init!r} is not implemented; {', '.join(INITS)} are")
+        self.check_choice("prompt_tuning_init", "RANDOM", "SAMPLE_VOCAB", "TEXT")
+        self.check_choice("position", None, "prepend", "append")
         if self.prompt_tuning_init == "TEXT" and not (self.prompt_tuning_init_text and self.tokenizer_name_or_path):
             raise ValueError('prompt_tuning_init="TEXT" needs prompt_tuning_init_text and tokenizer_name_or_path')
-        if self.position not in (None, "prepend", "append"):
-            raise ValueError(f'position must be "prepend" or "append", got {self.position!r}')
 
     def to_dict(self) -> dict[str, Any]:
         name = self.tokenizer_name_or_path
@@ -70,19 +65,15 @@ class PromptTuningConfig(PromptLearningConfig):
         self.fill_in(token_dim=model.config.hidden_size, num_layers=model.config.num_hidden_layers,
                      num_attention_heads=model.config.num_attention_heads)
         table = model.get_input_embeddings()
-        weight = getattr(table, "base_layer", table).weight
-        encoder = PromptEncoder(self, weight.shape[1])
-        if not weight.is_meta:
-            random = generator(seed, adapter_name, "prompt_embeddings")
-            encoder.embedding.weight.data = self._initial(random, weight.data)
-        peft_model.prompt_encoder[adapter_name] = encoder
+        weight, random = getattr(table, "base_layer", table).weight, generator(seed, adapter_name, "prompt_embeddings")
+        embedding = new_parameter((self.num_virtual_tokens, self.token_dim), weight, lambda: self._initial(random, weight.data))
+        peft_model.prompt_encoder[adapter_name] = PromptEncoder(self, embedding)
 
     def _initial(self, random: np.random.Generator, table: Array) -> Array:
         """(p, d)."""
         p = self.num_virtual_tokens
-        assert p is not None
         if self.prompt_tuning_init == "RANDOM" or self.loading:
-            return asarray(random.standard_normal((p, table.shape[1])), like=table).astype(table.dtype)
+            return random.standard_normal((p, self.token_dim))
         if self.prompt_tuning_init == "SAMPLE_VOCAB":
             return table[random.integers(0, len(table), p)]
         tokenizer = self.tokenizer_name_or_path
@@ -95,24 +86,12 @@ class PromptTuningConfig(PromptLearningConfig):
         return table[np.resize(ids, p)]  # repeated as often as needed
 
 
-class Embedded(Module):
-    """The vectors, (p, d), under the name that peft gives them."""
-
-    def __init__(self, p: int, d: int):
-        self.weight = Parameter((p, d))
-
-
 class PromptEncoder(SoftPrompt):
     """Virtual tokens, as embeddings that stand among those of the text."""
 
-    def __init__(self, config: PromptTuningConfig, d: int):
-        assert config.num_virtual_tokens is not None
-        self.num_virtual_tokens = config.num_virtual_tokens
+    def __init__(self, config: PromptTuningConfig, embedding: Parameter):
+        super().__init__(config, embedding)
         self.append = config.position == "append"
-        self.embedding = Embedded(self.num_virtual_tokens, d)
-
-    def parameters_of(self) -> dict[str, Parameter]:
-        return {"prompt_embeddings": self.embedding.weight}
 
     def prepare(self, call: ModelCall) -> None:
         """Put the virtual tokens into each row, before the token whose number `_places` gives."""

@@ -33,9 +33,12 @@ class Replacements:
         self._active: list[str] = []
 
     def add(self, adapter_name: str, module: Module, attribute: str, key: str | None, own: Parameter | None = None) -> None:
-        """Give an adapter its own version of a parameter: a copy to be trained, unless `own` is given."""
+        """Give an adapter its own version of a parameter: a copy to be trained, or `own`, which is frozen."""
         original = getattr(module, attribute)
-        own = copy.deepcopy(original) if own is None else own
+        if own is None:
+            own = copy.deepcopy(original)
+        else:
+            own.requires_grad = False
         self._of.setdefault(adapter_name, []).append(Replacement(module, attribute, original, own, key))
 
     def remove(self, adapter_name: str) -> None:

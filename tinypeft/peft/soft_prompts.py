@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelCall:
-    """The arguments of one call of a model, B rows of T tokens; arrays, as checked by CausalLM.forward later.
+    """The arguments of one call of a model, for B rows of T tokens.
 
     Attributes:
         inputs_embeds: (B, T, d).
@@ -35,20 +35,6 @@ class ModelCall:
     cache: Any
 
 
-class SoftPrompt(Module):
-    """The parameters of one adapter that stand for num_virtual_tokens tokens."""
-
-    num_virtual_tokens: int
-
-    def prepare(self, call: ModelCall) -> None:
-        """Add the virtual tokens to a call, in place."""
-        raise NotImplementedError
-
-    def parameters_of(self) -> dict[str, Parameter]:
-        """Name in files -> parameter."""
-        raise NotImplementedError
-
-
 @dataclass
 class PromptLearningConfig(PeftConfig):
     """The arguments that soft prompts of both kinds have.
@@ -58,17 +44,15 @@ class PromptLearningConfig(PeftConfig):
         token_dim, num_layers, num_attention_heads, num_transformer_submodules: the model's shape; filled in from it.
     """
 
-    num_virtual_tokens: int | None = None
-    token_dim: int | None = None
-    num_layers: int | None = None
-    num_attention_heads: int | None = None
-    num_transformer_submodules: int | None = None
+    num_virtual_tokens: int = 0
+    token_dim: int = 0
+    num_layers: int = 0
+    num_attention_heads: int = 0
+    num_transformer_submodules: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        p = self.num_virtual_tokens
-        if not isinstance(p, int) or isinstance(p, bool) or p < 1:
-            raise ValueError(f"{type(self).__name__}: num_virtual_tokens must be an integer of at least 1, got {p!r}")
+        self.check_counts("num_virtual_tokens")
 
     def fill_in(self, **shape: int) -> None:
         """Take over the model's shape.
@@ -77,10 +61,31 @@ class PromptLearningConfig(PeftConfig):
             ValueError: the config says otherwise: it was made for another model.
         """
         for name, value in {**shape, "num_transformer_submodules": 1}.items():
-            if getattr(self, name) not in (None, value):
-                raise ValueError(f"{type(self).__name__} has {name}={getattr(self, name)}, this model {value}: it is for "
-                                 "another base")
+            self.check(name, not getattr(self, name) or getattr(self, name) == value,
+                       f"be {value} for this model (was the adapter made for another base?)")
             setattr(self, name, value)
+
+
+class Table(Module):
+    """Vectors under the name that peft gives them."""
+
+    def __init__(self, weight: Parameter):
+        self.weight = weight
+
+
+class SoftPrompt(Module):
+    """The parameters of one adapter that stand for num_virtual_tokens tokens; `embedding` holds (p, ...)."""
+
+    def __init__(self, config: PromptLearningConfig, embedding: Parameter):
+        self.num_virtual_tokens, self.embedding = config.num_virtual_tokens, Table(embedding)
+
+    def prepare(self, call: ModelCall) -> None:
+        """Add the virtual tokens to a call, in place."""
+        raise NotImplementedError
+
+    def parameters_of(self) -> dict[str, Parameter]:
+        """Name in files -> parameter."""
+        return {"prompt_embeddings": self.embedding.weight}
 
 
 def with_prompts(peft_model: PeftModel, input_ids: Any, attention_mask: Any, labels: Any, position_ids: Any, cache: Any,
@@ -90,20 +95,19 @@ def with_prompts(peft_model: PeftModel, input_ids: Any, attention_mask: Any, lab
     Raises:
         ValueError: shapes that do not fit.
     """
-    model = peft_model.get_base_model()
-    embeds = inputs_embeds
+    model, embeds = peft_model.get_base_model(), inputs_embeds
     if embeds is None:
         embeds = model.get_input_embeddings()(as_ids(input_ids, next(model.parameters())))
     B, T, _ = embeds.shape
-    given = {"attention_mask": attention_mask, "labels": labels, "position_ids": position_ids}
-    arrays = {name: asarray(getattr(x, "data", x), like=embeds.data) for name, x in given.items() if x is not None}
-    if "position_ids" in arrays and len(arrays["position_ids"]) == 1:
-        arrays["position_ids"] = np.repeat(arrays["position_ids"], B, axis=0)
-    first = cache is None or not cache.length
-    for name, array in arrays.items():
-        if array.ndim != 2 or len(array) != B or (array.shape[1] != T and (first or name != "attention_mask")):
-            raise ValueError(f"{name} has shape {array.shape}, expected {(B, T)}")
-    call = ModelCall(embeds, arrays.get("attention_mask"), arrays.get("labels"), arrays.get("position_ids"), cache)
+    call, first = ModelCall(embeds, None, None, None, cache), cache is None or not cache.length
+    for name, given in (("attention_mask", attention_mask), ("labels", labels), ("position_ids", position_ids)):
+        if given is not None:
+            array = asarray(getattr(given, "data", given), like=embeds.data)
+            if name == "position_ids" and len(array) == 1:
+                array = np.repeat(array, B, axis=0)
+            if array.shape[:1] != (B,) or array.ndim != 2 or (array.shape[1] != T and (first or name != "attention_mask")):
+                raise ValueError(f"{name} has shape {array.shape}, expected {(B, T)}")
+            setattr(call, name, array)
     if not first:  # the virtual tokens are in the cache already
         if call.attention_mask is not None:
             seen = np.ones_like(call.attention_mask, shape=(B, cache.length)) if cache.mask is None else cache.mask

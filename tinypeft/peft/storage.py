@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinypeft.files import read_json, read_safetensors, write_json, write_safetensors
-from tinypeft.nn import CausalLM, Parameter
-from tinypeft.nn.module import check_state, refuse_meta
+from tinypeft.nn import CausalLM, Parameter, refuse_meta
+from tinypeft.nn.module import check_state
 from tinypeft.peft.config import PeftConfig
 
 if TYPE_CHECKING:

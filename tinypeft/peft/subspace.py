@@ -25,13 +25,11 @@ import numpy as np
 
 from tinypeft.autograd.tensor import Tensor, Value, op
 from tinypeft.backend import Array, asarray, to_numpy
-from tinypeft.nn import CausalLM, Conv1D, Embedding, LayerNorm, Linear, Module, Parameter, RMSNorm
-from tinypeft.nn.module import generator
-from tinypeft.peft.config import TargetedConfig, layer_of, register
+from tinypeft.nn import CausalLM, Conv1D, Embedding, LayerNorm, Linear, Module, Parameter, RMSNorm, generator, new_parameter
+from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer
 
 
-@register
 @dataclass
 class SubspaceConfig(TargetedConfig):
     """How many dimensions, and of which modules' weights. (Ours: peft has no such method.)
@@ -51,8 +49,7 @@ class SubspaceConfig(TargetedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.dimension, int) or isinstance(self.dimension, bool) or self.dimension < 1:
-            raise ValueError(f"SubspaceConfig: dimension must be an integer of at least 1, got {self.dimension!r}")
+        self.check_counts("dimension")
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """One z for all layers; and one name for a parameter that two of them share (a tied head)."""
@@ -62,10 +59,7 @@ class SubspaceConfig(TargetedConfig):
                 self.names.setdefault(id(parameter), f"{path}.{name}")
         moved = {id(p): p for module in modules.values() for p in module.parameters()}
         self.total = sum(p.size for p in moved.values())  # D
-        self.z = Parameter((self.dimension,), init="zeros")
-        like = next(iter(moved.values()))
-        if not like.is_meta:
-            self.z.data = np.zeros_like(like.data, shape=self.z.shape)
+        self.z = new_parameter((self.dimension,), next(iter(moved.values())), lambda: 0.0)
 
 
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:

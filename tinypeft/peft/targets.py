@@ -10,6 +10,7 @@ from tinypeft.nn import CausalLM, Conv1D, Linear, Module
 from tinypeft.nn.module import near, some
 from tinypeft.peft.config import PeftConfig, TargetedConfig
 from tinypeft.peft.layer import AdapterLayer, ModulesToSaveLayer
+from tinypeft.peft.replacements import Replacements, replace_biases
 
 
 def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -> list[str]:
@@ -56,6 +57,21 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
     return found
 
 
+def inject(model: CausalLM, replacements: Replacements, config: PeftConfig, adapter_name: str, seed: int) -> None:
+    """Put a new adapter's layers, copies and replacements into a model; what is left of a failure, the caller takes out."""
+    bases: dict[str, Module] = {}
+    if isinstance(config, TargetedConfig):
+        bases = inject_layers(model, config, adapter_name, seed)
+        kind = getattr(config, "bias", "none")  # "none", "all", or "lora_only", "vera_only": of the target modules
+        biased = {"none": {}, "all": plain_modules(model, config.modules_to_save)}.get(kind, bases)
+        replace_biases(replacements, biased, adapter_name, bases)
+    inject_copies(model, config, adapter_name, seed)
+    for path, base in bases.items():
+        layer: Any = model.get_submodule(path)
+        for attribute, parameter in layer.replaced(adapter_name).items():
+            replacements.add(adapter_name, base, attribute, None, parameter)
+
+
 def inject_layers(model: CausalLM, config: TargetedConfig, adapter_name: str, seed: int) -> dict[str, Module]:
     """Wrap the modules that a config names, and give the layers the parameters of a new adapter.
 
@@ -63,7 +79,7 @@ def inject_layers(model: CausalLM, config: TargetedConfig, adapter_name: str, se
         path -> the wrapped base module.
 
     Raises:
-        ValueError: as `find_targets`; or a module carries another method already. The model is unchanged.
+        ValueError: as `find_targets`; or a module carries another method already.
     """
     strict, found = not config.loading, set(find_targets(model, config, strict=not config.loading))
     bases = {path: module for path, module in plain_modules(model).items() if path in found}
@@ -71,23 +87,19 @@ def inject_layers(model: CausalLM, config: TargetedConfig, adapter_name: str, se
         patterns = getattr(config, option, None) or {}
         if idle := [key for key in patterns if strict and not any(pattern_value(p, {key: True}, False) for p in bases)]:
             raise ValueError(f"{option} {idle} match none of the target modules: {some(bases)}")
+    if hasattr(config, "fan_in_fan_out"):
+        config.fan_in_fan_out = any(isinstance(base, Conv1D) for base in bases.values())
     config.prepare(model, bases, seed)
     layers = {}
     for path, base in bases.items():
         kind, there = config.layer_for(base), model.get_submodule(path)
         assert kind is not None  # find_targets has seen to it
         if isinstance(there, AdapterLayer) and not (issubclass(kind, type(there)) or isinstance(there, kind)):
-            raise ValueError(f"{path} carries the adapter {', '.join(there.adapter_names)}, in a {type(there).__name__}: of two "
-                             f"methods on one module the result would depend on their order. Give {adapter_name!r} other "
-                             "target_modules")
+            raise ValueError(f"{path} carries the adapter {', '.join(there.adapter_names)}; of two methods on one module the "
+                             f"result would depend on their order. Give {adapter_name!r} other target_modules")
         layers[path] = kind.around(there, path)
-    try:
-        for layer in layers.values():
-            layer.add(adapter_name, config, seed)
-    except Exception:
-        for layer in layers.values():
-            layer.remove(adapter_name)
-        raise
+    for layer in layers.values():
+        layer.add(adapter_name, config, seed)
     for path, layer in layers.items():
         model.set_submodule(path, layer)
     return bases
@@ -97,7 +109,7 @@ def inject_copies(model: CausalLM, config: PeftConfig, adapter_name: str, seed: 
     """Wrap the modules that modules_to_save names, so that a copy of each is trained.
 
     Raises:
-        ValueError: a name matches nothing, or a module carries adapters already. The model is unchanged.
+        ValueError: a name matches nothing, or a module carries adapters already.
     """
     names, modules = config.modules_to_save or [], plain_modules(model)
     paths = [path for path in modules if matches(path, names)]

@@ -23,19 +23,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from tinypeft.autograd import Tensor
-from tinypeft.autograd import functional as F
-from tinypeft.backend import Array, asarray, to_numpy
+from tinypeft.autograd import Tensor, functional as F
+from tinypeft.backend import Array, to_numpy
 from tinypeft.files import read_safetensors, write_safetensors
-from tinypeft.nn import CausalLM, Conv1D, Linear, Module, Parameter
-from tinypeft.nn.module import generator, some
-from tinypeft.peft.config import TargetedConfig, layer_of, register
-from tinypeft.peft.layer import AdapterLayer
+from tinypeft.nn import CausalLM, Module, Parameter, generator, new_parameter
+from tinypeft.nn.module import some
+from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.peft.layer import DeltaLayer
 
 FACTORS_NAME = "ulora_factors.safetensors"
 
 
-@register
 @dataclass
 class ULoraConfig(TargetedConfig):
     """A task's vector, and the rank of the factors. (Ours: peft has no such method.)
@@ -55,10 +53,8 @@ class ULoraConfig(TargetedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
-            raise ValueError(f"ULoraConfig: r must be an integer of at least 1, got {self.r!r}")
-        if self.vector not in ("rank", "input"):
-            raise ValueError(f'ULoraConfig: vector must be "rank" or "input", got {self.vector!r}')
+        self.check_counts("r")
+        self.check_choice("vector", "rank", "input")
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """Find the model's factors, or begin them."""
@@ -66,8 +62,8 @@ class ULoraConfig(TargetedConfig):
         self.first = not there
         self.layers_used: dict[str, ULoraLayer] = {}
         if not self.first and (unknown := [path for path in modules if path not in there]):
-            raise ValueError(f"the model's ULoRA factors are in {some(there)}, not in {some(unknown)}: a later task can only use "
-                             "those that the first task has trained")
+            raise ValueError(f"the model's ULoRA factors are in {some(there)}, not in {some(unknown)}: a later task can only "
+                             "use those that the first task has trained")
 
     def factors(self) -> dict[str, np.ndarray]:
         """Name in the file -> A or B of each layer."""
@@ -109,11 +105,10 @@ def _hash(factors: dict[str, np.ndarray]) -> str:
 
 
 @layer_of(ULoraConfig)
-class ULoraLayer(AdapterLayer):
+class ULoraLayer(DeltaLayer):
     """y = W0 x + b + B (v * (A x)), or B (A (v * x)), summed over the active tasks."""
 
     prefix = "ulora_"
-    wraps = (Linear, Conv1D)
     ulora_A: Parameter  # the model's, of all tasks
     ulora_B: Parameter
 
@@ -125,25 +120,18 @@ class ULoraLayer(AdapterLayer):
     def add(self, adapter_name: str, config: ULoraConfig, seed: int) -> None:
         """First task: A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0, v = 1. Later ones: A and B frozen, v = 0."""
         base, first = self.base_layer, not self.ulora_v
-        if config.r > min(base.in_features, base.out_features):
-            raise ValueError(f"rank r={config.r} for {self.path}, a matrix of {base.out_features} x {base.in_features}: above "
-                             f"{min(base.in_features, base.out_features)} it is no longer a low-rank update")
+        self.check_rank(config.r)
         if not first and config.r != len(self.ulora_A.data):
-            raise ValueError(f"r={config.r}, but the model's ULoRA factors have rank {len(self.ulora_A.data)}: later tasks have "
-                             "to use that")
-        v = Parameter((config.r if config.vector == "rank" else base.in_features,))
+            raise ValueError(f"r={config.r}, but the model's ULoRA factors have rank {len(self.ulora_A.data)}: later tasks "
+                             "have to use that")
         if first:
-            self.ulora_A, self.ulora_B = Parameter((config.r, base.in_features)), Parameter((base.out_features, config.r))
-        if not base.weight.is_meta:
-            like = base.weight.data
-            v.data = np.full_like(like, float(first), shape=v.shape)
-            if first:
-                random = generator(seed, adapter_name, f"{self.path}.ulora_A")
-                values = random.uniform(-1, 1, self.ulora_A.shape) * base.in_features**-0.5
-                self.ulora_A.data = asarray(values, like=like).astype(like.dtype)
-                self.ulora_B.data = np.zeros_like(like, shape=self.ulora_B.shape)
+            random, shape = generator(seed, adapter_name, f"{self.path}.ulora_A"), (config.r, base.in_features)
+            self.ulora_A = new_parameter(shape, base.weight, lambda: random.uniform(-1, 1, shape) * base.in_features**-0.5)
+            self.ulora_B = new_parameter((base.out_features, config.r), base.weight, lambda: 0.0)
         self.ulora_A.requires_grad = self.ulora_B.requires_grad = False  # unless they are the first task's, which sets it
-        self.ulora_v[adapter_name], self.ulora_between[adapter_name] = v, config.vector == "rank"
+        self.ulora_between[adapter_name] = between = config.vector == "rank"
+        size = config.r if between else base.in_features
+        self.ulora_v[adapter_name] = new_parameter((size,), base.weight, lambda: float(first))
         config.layers_used[self.path] = self
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
@@ -159,8 +147,7 @@ class ULoraLayer(AdapterLayer):
             y = y + F.linear(u * v if between else u, self.ulora_B)  # (..., r) -> (..., out)
         return y
 
-    def delta_weight(self, adapter_name: str) -> Array:
-        """B diag(v) A or B A diag(v), (out, in), or transposed for a Conv1D."""
+    def delta(self, adapter_name: str) -> Array:
+        """B diag(v) A, or B A diag(v)."""
         A, B, v = self.ulora_A.data, self.ulora_B.data, self.ulora_v[adapter_name].data
-        delta = (B * v) @ A if self.ulora_between[adapter_name] else (B @ A) * v
-        return delta.T if isinstance(self.base_layer, Conv1D) else delta
+        return (B * v) @ A if self.ulora_between[adapter_name] else (B @ A) * v

@@ -16,15 +16,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinypeft.autograd import Tensor
-from tinypeft.autograd import functional as F
+from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array, asarray, to_numpy
-from tinypeft.nn import CausalLM, Conv1D, Dropout, Linear, Module, Parameter
-from tinypeft.peft.config import TargetedConfig, layer_of, register
-from tinypeft.peft.layer import AdapterLayer
+from tinypeft.nn import CausalLM, Dropout, Module, Parameter, new_parameter
+from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.peft.layer import DeltaLayer
 
 
-@register
 @dataclass
 class VeraConfig(TargetedConfig):
     """Arguments, names and defaults of peft's VeraConfig; those that name modules are TargetedConfig's.
@@ -54,25 +52,17 @@ class VeraConfig(TargetedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
-            raise ValueError(f"VeraConfig: r must be an integer of at least 1, got {self.r!r}")
-        if not 0 <= self.vera_dropout < 1:
-            raise ValueError(f"VeraConfig: vera_dropout must lie in [0, 1), got {self.vera_dropout!r}")
-        if self.bias not in ("none", "all", "vera_only"):
-            raise ValueError(f'VeraConfig: bias must be "none", "all" or "vera_only", got {self.bias!r}')
+        self.check_counts("r")
+        self.check_dropout("vera_dropout")
+        self.check_choice("bias", "none", "all", "vera_only")
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """Draw A and B, as large as the largest of the modules needs."""
         linear: list[Any] = list(modules.values())
         n_in, n_out = max(m.in_features for m in linear), max(m.out_features for m in linear)
-        self.fan_in_fan_out = isinstance(linear[0], Conv1D)
-        weight = linear[0].weight
-        if weight.is_meta:
-            self.A = self.B = np.broadcast_to(np.float32(0), (0, 0))
-        else:
-            random = np.random.RandomState(self.projection_prng_key)
-            self.A, self.B = (asarray(_kaiming_uniform(random, shape), like=weight.data).astype(weight.dtype)
-                              for shape in ((self.r, n_in), (n_out, self.r)))
+        random = np.random.RandomState(self.projection_prng_key)
+        self.A = new_parameter((self.r, n_in), linear[0].weight, lambda: _kaiming_uniform(random, (self.r, n_in))).data
+        self.B = new_parameter((n_out, self.r), linear[0].weight, lambda: _kaiming_uniform(random, (n_out, self.r))).data
 
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
         shared = {"base_model.vera_A": to_numpy(self.A), "base_model.vera_B": to_numpy(self.B)}
@@ -95,11 +85,10 @@ def _kaiming_uniform(random: np.random.RandomState, shape: tuple[int, int]) -> n
 
 
 @layer_of(VeraConfig)
-class VeraLayer(AdapterLayer):
+class VeraLayer(DeltaLayer):
     """y = W0 x + c + b * (B (d * (A dropout(x)))), summed over the active adapters."""
 
     prefix = "vera_"
-    wraps = (Linear, Conv1D)
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
@@ -110,11 +99,9 @@ class VeraLayer(AdapterLayer):
 
     def add(self, adapter_name: str, config: VeraConfig, seed: int) -> None:
         """d = d_initial, b = 0."""
-        d, b = Parameter((config.r,)), Parameter((self.base_layer.out_features,))
-        if not self.base_layer.weight.is_meta:
-            d.data = np.full_like(self.base_layer.weight.data, config.d_initial, shape=d.shape)
-            b.data = np.zeros_like(d.data, shape=b.shape)
-        self.vera_lambda_d[adapter_name], self.vera_lambda_b[adapter_name] = d, b
+        base = self.base_layer
+        self.vera_lambda_d[adapter_name] = new_parameter((config.r,), base.weight, lambda: config.d_initial)
+        self.vera_lambda_b[adapter_name] = new_parameter((base.out_features,), base.weight, lambda: 0.0)
         self.vera_dropout[adapter_name] = Dropout(config.vera_dropout)
         self.vera_configs[adapter_name] = config
 
@@ -131,9 +118,8 @@ class VeraLayer(AdapterLayer):
             y = y + F.linear(u, B) * self.vera_lambda_b[name]  # (..., r) -> (..., out)
         return y
 
-    def delta_weight(self, adapter_name: str) -> Array:
-        """diag(b) B diag(d) A, (out, in), or transposed for a Conv1D."""
+    def delta(self, adapter_name: str) -> Array:
+        """diag(b) B diag(d) A."""
         A, B = self._projections(adapter_name)
         b, d = self.vera_lambda_b[adapter_name].data, self.vera_lambda_d[adapter_name].data
-        delta = b[:, None] * (B @ (d[:, None] * A))
-        return delta.T if isinstance(self.base_layer, Conv1D) else delta
+        return b[:, None] * (B @ (d[:, None] * A))
