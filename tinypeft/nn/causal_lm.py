@@ -13,13 +13,14 @@ from tinypeft.autograd import Tensor, functional as F, no_grad
 from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.files import write_json, write_safetensors
 from tinypeft.nn.attention import KeyValueCache
+from tinypeft.nn.checks import Checked
 from tinypeft.nn.generation import generate
 from tinypeft.nn.layers import Linear, as_ids
 from tinypeft.nn.module import Module, refuse_meta
 
 
 @dataclass
-class Config:
+class Config(Checked):
     """A model's shape, with the keys of Hugging Face's config.json; keys that we have no use for are kept and written back."""
 
     vocab_size: int = 0
@@ -62,12 +63,6 @@ class Config:
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extra"}
         named = {"model_type": self.model_type, "architectures": [self.architecture]}
         return dict(sorted({**self.extra, **own, **named}.items()))
-
-    def check_sizes(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} must be a positive integer, got {value!r}")
 
     def check_multiple(self, name: str, of: str) -> None:
         if getattr(self, name) % getattr(self, of):

@@ -43,9 +43,9 @@ class GPT2Config(Config):
                                              "add_cross_attention": False}
 
     def __post_init__(self) -> None:
-        self.check_sizes("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        self.check_counts("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
         if self.n_inner is not None:
-            self.check_sizes("n_inner")
+            self.check_counts("n_inner")
         self.check_multiple("n_embd", of="n_head")
 
     # The names that other models' configs have for the same.

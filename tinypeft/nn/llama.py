@@ -43,14 +43,14 @@ class LlamaConfig(Config):
     architecture: ClassVar[str] = "LlamaForCausalLM"
 
     def __post_init__(self) -> None:
-        self.check_sizes("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        self.check_counts("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                          "max_position_embeddings")
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.check_multiple("hidden_size", of="num_attention_heads")
             self.head_dim = self.hidden_size // self.num_attention_heads
-        self.check_sizes("num_key_value_heads", "head_dim")
+        self.check_counts("num_key_value_heads", "head_dim")
         if self.head_dim % 2:
             raise ValueError(f"LlamaConfig: head_dim={self.head_dim} must be even: features are rotated in pairs")
         self.check_multiple("num_attention_heads", of="num_key_value_heads")

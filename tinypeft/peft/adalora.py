@@ -53,7 +53,7 @@ class AdaLoraConfig(LoraConfig):
     beta1: float = 0.85
     beta2: float = 0.85
     orth_reg_weight: float = 0.5
-    total_step: int | None = None
+    total_step: int = 0
     rank_pattern: Any = None
 
     peft_type: ClassVar[str] = "ADALORA"
@@ -69,7 +69,6 @@ class AdaLoraConfig(LoraConfig):
         self.check("beta1", 0 < self.beta1 < 1, "lie in (0, 1)")
         self.check("beta2", 0 < self.beta2 < 1, "lie in (0, 1)")
         self.check("orth_reg_weight", self.orth_reg_weight >= 0, "be at least 0")
-        assert self.total_step is not None  # as checked
         if not 0 <= self.tinit < self.total_step - self.tfinal <= self.total_step:
             raise ValueError(f"AdaLoraConfig: tinit={self.tinit} and tfinal={self.tfinal} leave no steps of total_step="
                              f"{self.total_step} for the budget to fall in")
@@ -86,34 +85,28 @@ class AdaLoraConfig(LoraConfig):
 
     # ---- the budget -------------------------------------------------------------------------------------------------
 
-    def budget(self, step: int) -> int:
-        """How many triplets all matrices may have after a step.
+    def budget(self, matrices: int, step: int) -> int:
+        """How many triplets so many matrices may have together after a step.
 
-        >>> [AdaLoraConfig(init_r=4, target_r=1, tinit=1, tfinal=2, total_step=6).budget_for(10, step) for step in range(7)]
+        >>> [AdaLoraConfig(init_r=4, target_r=1, tinit=1, tfinal=2, total_step=6).budget(10, step) for step in range(7)]
         [40, 40, 18, 11, 10, 10, 10]
         """
-        return self.budget_for(len(self.triplets), step)
-
-    def budget_for(self, matrices: int, step: int) -> int:
-        """The budget of so many matrices."""
-        assert self.total_step is not None
         first, last, end = self.init_r * matrices, self.target_r * matrices, self.total_step - self.tfinal
         left = min(max(1 - (step - self.tinit) / (end - self.tinit), 0), 1)  # of the time in which it falls
         return int((first - last) * left**3 + last)
 
     def update_and_allocate(self, step: int) -> None:
         """Look at the gradients of this step, and set the least important singular values to zero."""
-        assert self.total_step is not None
         end = self.total_step - self.tfinal
+        allocates = step == end or (self.tinit < step < end and step % self.deltaT == 0)
         if self.loading:  # what a file holds has its ranks already
             return
         if step < end:
             self._look_at_gradients()
-        if step == end or (self.tinit < step < end and step % self.deltaT == 0):
-            self.rank_pattern = self._most_important(self.budget(step))
-        for path, (_, E, _) in self.triplets.items() if step >= end or step % self.deltaT == 0 else ():
-            if self.rank_pattern is not None:
-                E.data[~np.array(self.rank_pattern[f"{path}.lora_E"])] = 0
+        if allocates:
+            self.rank_pattern = self._most_important(self.budget(len(self.triplets), step))
+        for path, (_, E, _) in self.triplets.items() if allocates or step > end else ():
+            E.data[~np.array(self.rank_pattern[f"{path}.lora_E"])] = 0
 
     def _look_at_gradients(self) -> None:
         for parameter in (p for triplet in self.triplets.values() for p in triplet):

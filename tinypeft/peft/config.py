@@ -13,6 +13,7 @@ from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
 from tinypeft.files import read_json, write_json
 from tinypeft.nn import CausalLM, Module
+from tinypeft.nn.checks import Checked
 from tinypeft.nn.module import near
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TaskType(enum.StrEnum):
 
 
 @dataclass
-class PeftConfig:
+class PeftConfig(Checked):
     """The arguments that every method has.
 
     Args:
@@ -67,27 +68,6 @@ class PeftConfig:
                 raise ValueError(f"task_type {self.task_type!r}: only {', '.join(TaskType)} is implemented here")
         self.check("modules_to_save", not isinstance(self.modules_to_save, str), "be a list of names")
         self.modules_to_save = sorted(self.modules_to_save) if self.modules_to_save else None
-
-    def check(self, name: str, valid: bool, expected: str) -> None:
-        """Raise a ValueError that says what an argument was, and what it should have been, unless it is valid."""
-        if not valid:
-            raise ValueError(f"{type(self).__name__}: {name} must {expected}, got {getattr(self, name)!r}")
-
-    def check_counts(self, *names: str) -> None:
-        """These must be whole numbers of at least 1."""
-        for name in names:
-            value = getattr(self, name)
-            self.check(name, isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-                       "be an integer of at least 1")
-
-    def check_choice(self, name: str, *values: Any) -> None:
-        """This must be one of the values."""
-        self.check(name, getattr(self, name) in values, f"be one of {', '.join(map(repr, values))}")
-
-    def check_dropout(self, name: str) -> None:
-        """This must be a probability below 1."""
-        value = getattr(self, name)
-        self.check(name, isinstance(value, int | float) and 0 <= value < 1, "lie in [0, 1)")
 
     # ---- what a method may define -----------------------------------------------------------------------------------
 

@@ -118,6 +118,10 @@ class PeftModel(Module):
     def generate(self, input_ids: Any, attention_mask: Any = None, *, adapter_names: Sequence[str] | None = None,
                  **options: Any) -> np.ndarray:
         """See `tinypeft.nn.generation.generate`; adapter_names as in `forward`."""
+        if not options.get("use_cache", True) and any(getattr(self.prompt_encoder.get(name), "append", False)
+                                                      for name in self.active_adapters):
+            raise ValueError("an appended prompt stands where the given text ends, which only the cache remembers: leave out "
+                             "use_cache=False")
         if adapter_names is None:
             return generate(self, input_ids, attention_mask, **options)
         with mixed_batch(self, adapter_names, input_ids):

@@ -85,6 +85,8 @@ class PrefixTuningConfig(PromptLearningConfig):
 class PrefixEncoder(SoftPrompt):
     """The keys and values of all layers, (p, 2 * layers * token_dim), trained themselves or by way of a network."""
 
+    before_all = True
+
     def __init__(self, config: PrefixTuningConfig, embedding: Parameter, network: dict[str, Linear]):
         super().__init__(config, embedding)
         self.layers, self.heads, self.transform = config.num_layers, config.num_attention_heads, network

@@ -9,6 +9,7 @@ token of the given text, so that all before them is computed as without them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +23,8 @@ from tinypeft.peft.soft_prompts import ModelCall, PromptLearningConfig, SoftProm
 
 if TYPE_CHECKING:
     from tinypeft.peft.model import PeftModel
+
+tokenizer_loaders: list[Callable[[str], Any]] = []  # AutoTokenizer.from_pretrained; from models/, which imports this room
 
 
 @register
@@ -78,8 +81,7 @@ class PromptTuningConfig(PromptLearningConfig):
             return table[random.integers(0, len(table), p)]
         tokenizer = self.tokenizer_name_or_path
         if isinstance(tokenizer, str):
-            raise ValueError(f"prompt_tuning_init=\"TEXT\" needs the tokenizer itself: pass "
-                             f"tokenizer_name_or_path=AutoTokenizer.from_pretrained({tokenizer!r})")
+            tokenizer = tokenizer_loaders[-1](tokenizer)
         ids = tokenizer.encode(self.prompt_tuning_init_text, add_special_tokens=False)
         if not ids:
             raise ValueError(f"prompt_tuning_init_text {self.prompt_tuning_init_text!r} has no tokens")
@@ -111,10 +113,7 @@ class PromptEncoder(SoftPrompt):
                 return None
             return np.concatenate([tokens, np.full_like(tokens, filler, shape=(B, p))], axis=1)[rows, source]
 
-        keys_before = None if call.attention_mask is None else call.attention_mask[:, :-T]  # of a prefix
-        mask = spread(None if call.attention_mask is None else call.attention_mask[:, -T:], 1)
-        call.attention_mask = mask if mask is None or keys_before is None else np.concatenate([keys_before, mask], axis=1)
-        call.labels = spread(call.labels, -100)
+        call.attention_mask, call.labels = spread(call.attention_mask, 1), spread(call.labels, -100)
         if call.position_ids is not None:
             before = np.take_along_axis(call.position_ids, np.maximum(places - 1, 0)[:, None], axis=1) + 1  # (B, 1)
             first = np.where(places[:, None] > 0, before, 0)
@@ -132,4 +131,4 @@ class PromptEncoder(SoftPrompt):
             return learned.argmax(axis=1)
         if call.attention_mask is None:
             return np.full_like(call.inputs_embeds.data, T, shape=B, dtype=int)
-        return T - (call.attention_mask[:, -T:] != 0)[:, ::-1].argmax(axis=1)
+        return T - (call.attention_mask != 0)[:, ::-1].argmax(axis=1)

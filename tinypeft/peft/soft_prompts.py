@@ -23,7 +23,7 @@ class ModelCall:
 
     Attributes:
         inputs_embeds: (B, T, d).
-        attention_mask: (B, T), or (B, p + T) with p keys before the tokens; None for all ones.
+        attention_mask: (B, T), or (B, p + T) with p keys before the tokens (a prefix); None for all ones.
         labels, position_ids: (B, T) or None.
         cache: None, or where keys and values are kept.
     """
@@ -76,6 +76,8 @@ class Table(Module):
 class SoftPrompt(Module):
     """The parameters of one adapter that stand for num_virtual_tokens tokens; `embedding` holds (p, ...)."""
 
+    before_all = False  # whether it stands before the text whatever else does
+
     def __init__(self, config: PromptLearningConfig, embedding: Parameter):
         self.num_virtual_tokens, self.embedding = config.num_virtual_tokens, Table(embedding)
 
@@ -115,9 +117,10 @@ def with_prompts(peft_model: PeftModel, input_ids: Any, attention_mask: Any, lab
         if call.position_ids is not None:
             call.position_ids = call.position_ids + cache.virtual
         return call
-    for name in reversed(peft_model.active_adapters):
-        if name in peft_model.prompt_encoder:
-            peft_model.prompt_encoder[name].prepare(call)
+    active = [peft_model.prompt_encoder[name] for name in reversed(peft_model.active_adapters)
+              if name in peft_model.prompt_encoder]
+    for prompt in sorted(active, key=lambda prompt: prompt.before_all):
+        prompt.prepare(call)
     if cache is not None:
         cache.mask, cache.virtual = call.attention_mask, peft_model.num_virtual_tokens
     return call

@@ -80,7 +80,8 @@ def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarr
     try:
         tensors = config.from_file(tensors, folder)
         tensors = {key: array for key, array in tensors.items()  # with an adapter of the head, peft saves the head's weight
-                   if key in parameters or not (key in base and np.array_equal(array, base[key]))}
+                   if key in parameters or (not (key in base and np.array_equal(array, base[key]))
+                   and key.replace(".modules_to_save.", ".") not in parameters)}  # a copied bias, under bias="all" once more
         check_state(tensors, {key: parameter.shape for key, parameter in parameters.items()}, "this adapter")
     except ValueError as error:
         raise ValueError(f"{error}. The adapter was made for the base {made_for!r}; this model is "

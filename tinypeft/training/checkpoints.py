@@ -26,7 +26,7 @@ TENSORS_NAME, STATE_NAME = "training.safetensors", "trainer_state.json"
 
 def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, settings: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to go on exactly: settings and, as SHA-256, data and frozen weights."""
-    configs = [{**vars(c), "base_model_name_or_path": ""} for c in getattr(model, "peft_config", {}).values()]
+    configs = [c.to_dict() | {"base_model_name_or_path": ""} for c in getattr(model, "peft_config", {}).values()]
     data = hashlib.sha256(str([(list(row["input_ids"]), list(row["labels"])) for row in rows]).encode())
     weights = hashlib.sha256(f"{getattr(model, 'config', None)} {configs}".encode())
     for name, p in model.named_parameters():
