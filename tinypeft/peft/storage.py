@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinypeft.backend import asarray
 from tinypeft.files import read_json, read_safetensors, write_json, write_safetensors
 from tinypeft.nn import CausalLM, Parameter, refuse_meta
 from tinypeft.nn.module import check_state
@@ -90,7 +91,7 @@ def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarr
         warnings.warn(f"the adapter was made for {made_for!r}, this model is {model.name_or_path!r}: the shapes fit, but "
                       "on other weights than its own an adapter means nothing", stacklevel=5)
     for key, parameter in parameters.items():
-        parameter.data = np.array(tensors[key], dtype=parameter.dtype)
+        parameter.data = asarray(np.array(tensors[key], dtype=parameter.dtype), like=parameter.data)
 
 
 def load(kind: type[PeftModel], model: CausalLM, folder: Path, adapter_name: str, is_trainable: bool) -> PeftModel:

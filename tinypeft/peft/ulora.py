@@ -58,16 +58,15 @@ class ULoraConfig(TargetedConfig):
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """Find the model's factors, or begin them."""
-        there = {layer.path: layer for layer in model.modules() if isinstance(layer, ULoraLayer)}
-        self.first = not there
-        self.layers_used: dict[str, ULoraLayer] = {}
-        if not self.first and (unknown := [path for path in modules if path not in there]):
-            raise ValueError(f"the model's ULoRA factors are in {some(there)}, not in {some(unknown)}: a later task can only "
-                             "use those that the first task has trained")
+        there = {layer.path for layer in model.modules() if isinstance(layer, ULoraLayer)}
+        self.first, self.model = not there, model
+        if there and there != modules.keys():
+            raise ValueError(f"the model's ULoRA factors are in {some(sorted(there))}: a later task uses all of them, "
+                             f"and only them; its target_modules match {some(modules)}")
 
     def factors(self) -> dict[str, np.ndarray]:
         """Name in the file -> A or B of each layer."""
-        return {f"{path}.{name}": to_numpy(p.data) for path, layer in self.layers_used.items()
+        return {f"{layer.path}.{name}": to_numpy(p.data) for layer in self.model.modules() if isinstance(layer, ULoraLayer)
                 for name, p in (("ulora_A", layer.ulora_A), ("ulora_B", layer.ulora_B))}
 
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
@@ -132,7 +131,6 @@ class ULoraLayer(DeltaLayer):
         self.ulora_between[adapter_name] = between = config.vector == "rank"
         size = config.r if between else base.in_features
         self.ulora_v[adapter_name] = new_parameter((size,), base.weight, lambda: float(first))
-        config.layers_used[self.path] = self
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
         """v; and A and B, as long as this is the only task."""
