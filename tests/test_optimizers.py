@@ -217,8 +217,8 @@ def test_a_bad_max_norm_is_refused(bad):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: SGD([], 0.1), "at least one parameter"),
-        (lambda p: SGD([{"params": []}], 0.1), "at least one parameter"),
+        (lambda p: SGD([], 0.1), "no parameters to optimize"),
+        (lambda p: SGD([{"params": []}], 0.1), "no parameters to optimize"),
         (lambda p: SGD([*p, p[0]], 0.1), "twice"),
         (lambda p: SGD([{"params": p}, {"params": [p[0]]}], 0.1), "twice"),
         (lambda p: SGD(p, lr=-0.1), "lr is -0.1"),

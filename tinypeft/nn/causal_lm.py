@@ -85,6 +85,7 @@ class CausalLM(Module):
     config: Config
     lm_head: Linear
     name_or_path: str | None = None  # where it was loaded from
+    adapted = False  # True while a PeftModel has adapters in it
     body_name: ClassVar[str]  # the attribute that holds the body; Hugging Face's base_model_prefix
     embedding_name: ClassVar[str]  # the body's attribute that holds the token table
 
@@ -169,7 +170,7 @@ class CausalLM(Module):
         """Write config.json and model.safetensors; the folder loads in transformers. A tied head is stored once."""
         refuse_meta(self.parameters(), "there is nothing to save")
         state = self.state_dict()
-        if any(".base_layer." in name for name in state):
+        if self.adapted:
             raise ValueError("this model carries adapters: save them with PeftModel.save_pretrained, or merge_and_unload first")
         config = self.config.to_dict() | {"dtype": str(next(iter(state.values())).dtype)}
         config.pop("torch_dtype", None)  # the older key for the same, which would contradict it

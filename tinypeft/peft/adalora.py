@@ -80,7 +80,8 @@ class AdaLoraConfig(LoraConfig):
     def penalty(self) -> Tensor:
         """orth_reg_weight times the mean over all A and B of ||A A^T - I||, ||B^T B - I||."""
         products = [M for A, _, B in self.triplets.values() if len(A.data) for M in (A @ A.T, B.T @ B)]
-        distances = [((M - np.eye(len(M.data), dtype=M.dtype)) ** 2).sum() ** 0.5 for M in products]
+        # (The root has no slope at 0; what is added there is too little to be seen elsewhere.)
+        distances = [(((M - np.eye(len(M.data), dtype=M.dtype)) ** 2).sum() + 1e-30) ** 0.5 for M in products]
         return sum(distances[1:], distances[0]) * (self.orth_reg_weight / len(distances))
 
     # ---- the budget -------------------------------------------------------------------------------------------------

@@ -108,7 +108,8 @@ class AdapterLayer(Module):
             for wanted in dict.fromkeys(self.rows):
                 rows = [i for i, name in enumerate(self.rows) if name == wanted]
                 self._only = [wanted] if wanted in self.adapter_names else []
-                outputs.append(self.forward(*(x[rows] for x in inputs)))
+                # What is the same for all rows (GPT-2's positions) has one.
+                outputs.append(self.forward(*(x[rows if x.shape[0] == len(self.rows) else [0] * len(rows)] for x in inputs)))
                 order += rows
         finally:
             self._only = None

@@ -64,7 +64,7 @@ class PeftModel(Module):
 
     def __init__(self, model: CausalLM, peft_config: PeftConfig, adapter_name: str = "default", *, seed: int = 0,
                  _loading: bool = False):
-        if any(isinstance(module, AdapterLayer) for module in model.modules()):
+        if model.adapted:
             raise ValueError("this model carries adapters already: use add_adapter on its PeftModel, or take them out with "
                              "unload() first")
         self.base_model = _Tuner(model, self.update_and_allocate)
@@ -75,6 +75,7 @@ class PeftModel(Module):
         self.disabled = False
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # to be thawed by unload
         model.requires_grad_(False)
+        model.adapted = True
         try:
             self.add_adapter(adapter_name, peft_config, seed=seed, _loading=_loading)
         except Exception:
@@ -174,6 +175,8 @@ class PeftModel(Module):
         names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
             self.known(name)
+        if not names:
+            raise ValueError("name at least one adapter; disable_adapter() is the context in which none is active")
         check_together(names, self.replacements, self.layers())
         for layer in self.layers():
             layer.unmerge()
@@ -308,6 +311,7 @@ class PeftModel(Module):
         model = self.base_model.model
         for layer in self.layers():
             model.set_submodule(layer.path, layer.base_layer)
+        model.adapted = False
         return model
 
     # ---- looking ----------------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ def with_prompts(peft_model: PeftModel, input_ids: Any, attention_mask: Any, lab
         ValueError: shapes that do not fit.
     """
     model, embeds = peft_model.get_base_model(), inputs_embeds
+    if (input_ids is None) == (embeds is None):
+        raise ValueError("give input_ids or inputs_embeds, one of the two")
     if embeds is None:
         embeds = model.get_input_embeddings()(as_ids(input_ids, next(model.parameters())))
     B, T, _ = embeds.shape

@@ -85,8 +85,8 @@ def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarr
                    and key.replace(".modules_to_save.", ".") not in parameters)}  # a copied bias, under bias="all" once more
         check_state(tensors, {key: parameter.shape for key, parameter in parameters.items()}, "this adapter")
     except ValueError as error:
-        raise ValueError(f"{error}. The adapter was made for the base {made_for!r}; this model is "
-                         f"{model.name_or_path!r}, a {type(model).__name__}") from None
+        raise ValueError(f"{error}. The adapter was made for the base {made_for or 'of an unknown name'}; this model is "
+                         f"{model.name_or_path or 'without a name'}, a {type(model).__name__}") from None
     if made_for and model.name_or_path and made_for != model.name_or_path:
         warnings.warn(f"the adapter was made for {made_for!r}, this model is {model.name_or_path!r}: the shapes fit, but "
                       "on other weights than its own an adapter means nothing", stacklevel=5)

@@ -37,11 +37,13 @@ class SubspaceConfig(TargetedConfig):
     Args:
         dimension: d, at least 1.
         projection_seed: P is drawn from this and the parameters' names; a file holds z only.
+        num_weights: D; filled in from the model.
         target_modules: the modules that are moved, all by default.
     """
 
     dimension: int = 64
     projection_seed: int = 0
+    num_weights: int = 0
 
     peft_type: ClassVar[str] = "SUBSPACE"
     default_targets: ClassVar[dict[str, str | list[str]]] = {
@@ -58,7 +60,9 @@ class SubspaceConfig(TargetedConfig):
             for name, parameter in module.named_parameters():
                 self.names.setdefault(id(parameter), f"{path}.{name}")
         moved = {id(p): p for module in modules.values() for p in module.parameters()}
-        self.total = sum(p.size for p in moved.values())  # D
+        D = sum(p.size for p in moved.values())
+        self.check("num_weights", self.num_weights in (0, D), f"be {D} for this model (was the adapter made for another base?)")
+        self.num_weights = D
         self.z = new_parameter((self.dimension,), next(iter(moved.values())), lambda: 0.0)
 
 
@@ -93,7 +97,7 @@ class SubspaceLayer(AdapterLayer):
         """P_p z for one of the module's parameters, in its shape."""
         config = self.subspace_configs[adapter_name]
         random = generator(config.projection_seed, config.names[id(parameter)])
-        return fastfood(z, size=parameter.size, total=config.total, random=random).reshape(parameter.shape)
+        return fastfood(z, size=parameter.size, total=config.num_weights, random=random).reshape(parameter.shape)
 
     def forward(self, *inputs: Tensor | Array) -> Tensor:
         base = self.base_layer

@@ -51,7 +51,7 @@ class Optimizer:
             _check_settings(group)
         ids = [id(p) for p in self._params()]
         if not ids:
-            raise ValueError("an optimizer needs at least one parameter, got none: are all of them frozen?")
+            raise ValueError("no parameters to optimize: are all frozen? (A loaded adapter is, without is_trainable=True.)")
         if len(set(ids)) < len(ids):
             raise ValueError("a parameter is given twice, and would be updated twice in each step")
         if meta := [p.shape for p in self._params() if not getattr(p.data.flags, "writeable", True)]:
