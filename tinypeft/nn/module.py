@@ -176,6 +176,18 @@ class Module:
     def _dropouts(self) -> Iterator[tuple[str, Any]]:
         return ((name, module) for name, module in self.named_modules() if hasattr(module, "generator"))
 
+    def after_update(self, global_step: int) -> None:
+        """Called by `train` after each update, counted from 1, while gradients are there; for methods that act then."""
+
+    def training_state(self) -> dict[str, Array]:
+        """What training has changed, for a checkpoint: the parameters that are not frozen, as "parameter.<name>"."""
+        return {f"parameter.{name}": p.data for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_training_state(self, state: Mapping[str, Array]) -> None:
+        """Go back to a `training_state` of this module; other entries do not matter."""
+        for key, array in Module.training_state(self).items():
+            array[...] = asarray(state[key], like=array)
+
     def to(self, dtype: Any) -> Self:
         """Convert every parameter to float16, float32 or float64."""
         dtype = as_dtype(dtype)

@@ -11,8 +11,8 @@ the importance of each triplet (a row of A, a number of E, a column of B), from 
     I <- beta1 I + (1 - beta1) s        U <- beta2 U + (1 - beta2) |s - I|        importance of a weight: I U
 
 summed up as that of E plus the means of those in A and B. The budget stays at init_r for `tinit` steps, falls with the
-cube of the time that is left, and stays at target_r for the last `tfinal` steps. After each update, while gradients are
-there, call `peft_model.update_and_allocate(step)`, with steps counted from 1.
+cube of the time that is left, and stays at target_r for the last `tfinal` steps. tinypeft's `train` sees to it; in a loop of
+your own call `peft_model.update_and_allocate(step)` after each update, counted from 1, while gradients are there.
 """
 
 from __future__ import annotations
@@ -108,6 +108,17 @@ class AdaLoraConfig(LoraConfig):
             self.rank_pattern = self._most_important(self.budget(len(self.triplets), step))
         for path, (_, E, _) in self.triplets.items() if allocates or step > end else ():
             E.data[~np.array(self.rank_pattern[f"{path}.lora_E"])] = 0
+
+    def training_state(self) -> dict[str, Array]:
+        """The importance of every weight, and which triplets are left."""
+        importance = {f"{path}.{i}.{j}": array for path, triplet in self.triplets.items() for i, p in enumerate(triplet)
+                      for j, array in enumerate(self.importance.get(id(p), ()))}
+        return importance | {key: np.array(mask) for key, mask in (self.rank_pattern or {}).items()}
+
+    def load_training_state(self, state: dict[str, Array]) -> None:
+        self.importance = {id(p): (state[f"{path}.{i}.0"], state[f"{path}.{i}.1"]) for path, triplet in self.triplets.items()
+                           for i, p in enumerate(triplet) if f"{path}.{i}.0" in state}
+        self.rank_pattern = {key: mask.tolist() for key, mask in state.items() if key.endswith(".lora_E")} or None
 
     def _look_at_gradients(self) -> None:
         for parameter in (p for triplet in self.triplets.values() for p in triplet):

@@ -89,6 +89,13 @@ class PeftConfig(Checked):
     def update_and_allocate(self, step: int) -> None:
         """What is to be done after each update, counted from 1, while gradients are there."""
 
+    def training_state(self) -> dict[str, Array]:
+        """What that depends on, for a checkpoint."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Array]) -> None:
+        """Go back to a `training_state`."""
+
     # ---- files ------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class LoraConfig(TargetedConfig):
 
 
     def layer_for(self, module: Module) -> type[AdapterLayer] | None:
-        return next((layer for layer in self.layers if isinstance(module, layer.wraps) and layer.dora == self.use_dora), None)
+        fitting = [layer for layer in self.layers if isinstance(module, layer.wraps)]
+        return next((layer for layer in fitting if getattr(layer, "dora", False) == self.use_dora), None)
 
 
 @layer_of(LoraConfig)
@@ -82,7 +83,6 @@ class LoraLayer(DeltaLayer):
     """y = W0 x + b + (alpha / r) B A dropout(x), summed over the active adapters."""
 
     prefix = "lora_"
-    dora = False
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
@@ -142,7 +142,6 @@ class LoraEmbedding(DeltaLayer):
 
     prefix = "lora_"
     wraps = (Embedding,)
-    dora = False
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)

@@ -8,7 +8,7 @@ Parameter names are peft's, `base_model.model.<path>.lora_A.<adapter>.weight`; i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -250,9 +250,22 @@ class PeftModel(Module):
         weighted_adapter(self, adapters, weights, adapter_name, combination_type, svd_rank)
 
     def update_and_allocate(self, global_step: int) -> None:
-        """After each update, while gradients are there: lets methods act that train in phases (see adalora.py)."""
+        """After each update, while gradients are there: lets methods act that train in phases. (`train` does this.)"""
         for name in self.active_adapters:
             self.peft_config[name].update_and_allocate(global_step)
+
+    after_update = update_and_allocate
+
+    def training_state(self) -> dict[str, Any]:
+        """As a Module's, and what the methods remember."""
+        return super().training_state() | {f"method.{name}.{key}": array for name, config in self.peft_config.items()
+                                           for key, array in config.training_state().items()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        super().load_training_state(state)
+        for name, config in self.peft_config.items():
+            start = f"method.{name}."
+            config.load_training_state({key.removeprefix(start): x for key, x in state.items() if key.startswith(start)})
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Checkpoints from which an interrupted run goes on as if nothing had happened.
 
     output_dir/checkpoint-200/
-        training.safetensors    trainable parameters, and what the optimizer remembers of them
+        training.safetensors    trainable parameters, and what the method and the optimizer remember of them
         trainer_state.json      history, dropout's random states, and what the run was
         checksums.json          SHA-256 of both
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.backend import asarray, to_numpy
+from tinypeft.backend import to_numpy
 from tinypeft.files import new_folder, read_json, read_safetensors, write_json, write_safetensors
 from tinypeft.nn import Module
 from tinypeft.training.optimizers import Optimizer
@@ -40,7 +40,7 @@ def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, setti
 def save_checkpoint(output_dir: str | Path, step: int, model: Module, optimizer: Optimizer, run: dict[str, Any],
                     history: dict[str, Any]) -> None:
     """Write output_dir/checkpoint-`step`, whole or not at all."""
-    tensors = {f"parameter.{name}": to_numpy(p.data) for name, p in model.named_parameters() if p.requires_grad}
+    tensors = {key: to_numpy(x) for key, x in model.training_state().items()}
     tensors |= {f"optimizer.{key}": x for key, x in optimizer.state_dict().items()}
     with new_folder(Path(output_dir) / f"checkpoint-{step}") as folder:
         write_safetensors(folder / TENSORS_NAME, tensors)
@@ -63,9 +63,7 @@ def load_checkpoint(folder: Path, model: Module, optimizer: Optimizer, run: dict
     tensors = read_safetensors(folder / TENSORS_NAME)
     model.set_dropout_state(content["dropout"])
     optimizer.load_state_dict({key[10:]: x for key, x in tensors.items() if key.startswith("optimizer.")})
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            p.data[...] = asarray(tensors[f"parameter.{name}"], like=p.data)
+    model.load_training_state(tensors)
     return dict(content["history"])
 
 

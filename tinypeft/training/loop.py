@@ -208,6 +208,7 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
             norm = clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
             _require_finite(norm, "the norm of the gradients", model, step, history)
             optimizer.step()
+            model.after_update(step)
 
             history.steps.append(step)
             history.losses.append(loss)
