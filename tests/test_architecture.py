@@ -25,11 +25,11 @@ ROOM_BUDGETS = [
     (("autograd",), 500),
     (("nn",), 800),
     (("quant",), 500),
-    (("peft",), 1600),
+    (("peft",), 1950),
     (("files", "models"), 600),
     (("training",), 500),
 ]
-NOT_METHODS = {"__init__.py", "model.py", "targets.py", "combine.py"}  # of peft/: every other file is one method
+NOT_METHODS = {"__init__.py", "model.py", "targets.py", "combine.py"}  # of peft/: every other file keeps a method's size
 METHOD_BUDGET = 200
 LORA_BUDGET = 150
 MOST_LINES = 350  # of any file, all lines counted

@@ -1,30 +1,24 @@
-"""A model with adapters: `get_peft_model`, `PeftModel` and its verbs, which are peft's.
-
-An adapter has parameters in up to three kinds of places: layers that wrap modules of the base (layer.py), parameters that
-replace the base's own (replacements.py), and soft prompts, which change what the model is called with (soft_prompts.py).
-Parameter names are peft's, `base_model.model.<path>.lora_A.<adapter>.weight`; in files the adapter's name is left out.
-"""
+"""A model with adapters: `get_peft_model`, `PeftModel` and its verbs, which are peft's. (What is inside is in adapted.py.)"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinypeft.nn import CausalLM, CausalLMOutput, Module, Parameter
+from tinypeft.nn import CausalLM, CausalLMOutput
 from tinypeft.nn.generation import generate
 from tinypeft.peft import storage
+from tinypeft.peft.adapted import AdaptedModel
 from tinypeft.peft.combine import weighted_adapter
 from tinypeft.peft.config import PeftConfig, TargetedConfig
-from tinypeft.peft.layer import AdapterLayer
 from tinypeft.peft.mixed_batch import BASE, mixed_batch
-from tinypeft.peft.replacements import Replacements, check_together
-from tinypeft.peft.soft_prompts import SoftPrompt, with_prompts
+from tinypeft.peft.replacements import check_together
+from tinypeft.peft.soft_prompts import with_prompts
 from tinypeft.peft.status import LayerStatus, layer_status
 from tinypeft.peft.targets import inject
 
@@ -47,32 +41,15 @@ def get_peft_model(model: CausalLM, peft_config: PeftConfig, adapter_name: str =
     return PeftModel(model, peft_config, adapter_name, seed=seed)
 
 
-class _Tuner(Module):
-    """Holds the model under the name that peft's parameter names have: base_model.model."""
-
-    def __init__(self, model: CausalLM, update_and_allocate: Callable[[int], None]):
-        self.model, self.update_and_allocate = model, update_and_allocate  # where peft has that verb
-
-
-class PeftModel(Module):
-    """A frozen language model and its adapters. Called, it behaves like the model.
-
-    Attributes:
-        peft_config: adapter -> its config.
-        active_adapters: the adapters in use, in the order in which they were listed.
-    """
+class PeftModel(AdaptedModel):
+    """A frozen language model and its adapters. Called, it behaves like the model; for attributes see AdaptedModel."""
 
     def __init__(self, model: CausalLM, peft_config: PeftConfig, adapter_name: str = "default", *, seed: int = 0,
                  _loading: bool = False):
         if model.adapted:
             raise ValueError("this model carries adapters already: use add_adapter on its PeftModel, or take them out with "
                              "unload() first")
-        self.base_model = _Tuner(model, self.update_and_allocate)
-        self.prompt_encoder: dict[str, SoftPrompt] = {}
-        self.peft_config: dict[str, PeftConfig] = {}
-        self.active_adapters: list[str] = []
-        self.replacements = Replacements()
-        self.disabled = False
+        super().__init__(model)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # to be thawed by unload
         model.requires_grad_(False)
         model.adapted = True
@@ -82,14 +59,6 @@ class PeftModel(Module):
             self.unload()
             raise
         self.set_adapter(adapter_name)
-
-    @property
-    def config(self) -> Any:
-        return self.base_model.model.config
-
-    def get_base_model(self) -> CausalLM:
-        """The model that the adapters are in."""
-        return self.base_model.model
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -128,12 +97,6 @@ class PeftModel(Module):
         with mixed_batch(self, adapter_names, input_ids):
             return self.base_model.model.generate(input_ids, attention_mask, **options)
 
-    @property
-    def num_virtual_tokens(self) -> int:
-        """How many positions the active soft prompts take."""
-        prompts = [] if self.disabled else [self.prompt_encoder.get(name) for name in self.active_adapters]
-        return sum(prompt.num_virtual_tokens for prompt in prompts if prompt is not None)
-
     # ---- adapters ---------------------------------------------------------------------------------------------------
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *, seed: int = 0, _loading: bool = False) -> None:
@@ -161,7 +124,7 @@ class PeftModel(Module):
                 self.forget(adapter_name)
                 raise
         config.base_model_name_or_path = config.base_model_name_or_path or model.name_or_path
-        self._train_only(self.active_adapters)
+        self.train_only(self.active_adapters)
         self.train(model.training)  # the new layers too
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
@@ -183,7 +146,7 @@ class PeftModel(Module):
             layer.active = [name for name in names if name in layer.adapter_names]
         self.active_adapters = names
         self.replacements.activate([] if self.disabled else names)
-        self._train_only(names)
+        self.train_only(names)
 
     def load_adapter(self, folder: str | Path, adapter_name: str, is_trainable: bool = False) -> None:
         """Add an adapter that `save_pretrained`, ours or peft's, has written; `set_adapter` makes it active.
@@ -211,61 +174,10 @@ class PeftModel(Module):
                              f"{', '.join(self.peft_config)}), or take all out with unload()")
         self.forget(adapter_name)
 
-    def forget(self, adapter_name: str) -> None:
-        """Take all that belongs to an adapter out of the model; a layer without adapters makes room for its base."""
-        model = self.base_model.model
-        for layer in self.layers():
-            layer.remove(adapter_name)
-            if not layer.adapter_names:
-                model.set_submodule(layer.path, layer.base_layer)
-        self.replacements.remove(adapter_name)
-        self.prompt_encoder.pop(adapter_name, None)
-        self.peft_config.pop(adapter_name, None)
-        self.active_adapters = [name for name in self.active_adapters if name != adapter_name]
-
-    @contextmanager
-    def disable_adapter(self) -> Iterator[None]:
-        """A context in which the model is the base model, bit for bit."""
-        merged = {layer.path: layer.merged for layer in self.layers()}
-        before, self.disabled = self.disabled, True
-        self._restore({})
-        try:
-            yield
-        finally:
-            self.disabled = before
-            self._restore(merged)
-
-    def _restore(self, merged: dict[str, list[str]]) -> None:
-        """Bring layers and replacements into the state that `disabled`, `active_adapters` and path -> merged ones say."""
-        for layer in self.layers():
-            layer.unmerge()
-            layer.disabled = self.disabled
-        self.replacements.activate([] if self.disabled else self.active_adapters)
-        for layer in self.layers():
-            layer.merge(merged.get(layer.path, []))
-
     def add_weighted_adapter(self, adapters: list[str], weights: list[float], adapter_name: str,
                              combination_type: str = "svd", svd_rank: int | None = None) -> None:
         """Make a new LoRA adapter of several, by "svd", "cat" or "linear": see combine.py, also for what it refuses."""
         weighted_adapter(self, adapters, weights, adapter_name, combination_type, svd_rank)
-
-    def update_and_allocate(self, global_step: int) -> None:
-        """After each update, while gradients are there: lets methods act that train in phases. (`train` does this.)"""
-        for name in self.active_adapters:
-            self.peft_config[name].update_and_allocate(global_step)
-
-    after_update = update_and_allocate
-
-    def training_state(self) -> dict[str, Any]:
-        """As a Module's, and what the methods remember."""
-        return super().training_state() | {f"method.{name}.{key}": array for name, config in self.peft_config.items()
-                                           for key, array in config.training_state().items()}
-
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        super().load_training_state(state)
-        for name, config in self.peft_config.items():
-            start = f"method.{name}."
-            config.load_training_state({key.removeprefix(start): x for key, x in state.items() if key.startswith(start)})
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 
@@ -291,12 +203,12 @@ class PeftModel(Module):
             for layer in self.layers():
                 layer.merge(names, safe_merge)
         except Exception:
-            self._restore(before)
+            self.restore(before)
             raise
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`: the base weights are bit for bit what they were."""
-        self._restore({})
+        self.restore({})
 
     def merge_and_unload(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> CausalLM:
         """The plain model, with adapters (the active ones) in its weights, all frozen (requires_grad_() thaws them).
@@ -306,7 +218,7 @@ class PeftModel(Module):
         """
         self.merge_adapter(adapter_names, safe_merge)
         self.replacements.activate(self.active_adapters if adapter_names is None else adapter_names)
-        model = self._take_out()
+        model = self.take_out()
         if model.lm_head.weight is not model.get_input_embeddings().weight:
             model.config.tie_word_embeddings = False  # the head has left the token table behind
         model.requires_grad_(False)
@@ -318,14 +230,7 @@ class PeftModel(Module):
         self.replacements.activate([])
         for parameter in self._trained:
             parameter.requires_grad = True
-        return self._take_out()
-
-    def _take_out(self) -> CausalLM:
-        model = self.base_model.model
-        for layer in self.layers():
-            model.set_submodule(layer.path, layer.base_layer)
-        model.adapted = False
-        return model
+        return self.take_out()
 
     # ---- looking ----------------------------------------------------------------------------------------------------
 
@@ -342,30 +247,6 @@ class PeftModel(Module):
     def get_layer_status(self) -> list[LayerStatus]:
         """What each layer with adapters carries, and in what state."""
         return [layer_status(layer) for layer in self.layers()]
-
-    def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
-        """Name in files -> parameter, for one adapter."""
-        self.known(adapter_name)
-        found = {f"base_model.model.{layer.path}.{name}": parameter
-                 for layer in self.layers() for name, parameter in layer.parameters_of(adapter_name).items()}
-        found |= self.replacements.parameters_of(adapter_name)
-        prompt = self.prompt_encoder.get(adapter_name)
-        return found if prompt is None else found | prompt.parameters_of()
-
-    def layers(self) -> list[AdapterLayer]:
-        """The layers of the base that adapters stand in."""
-        return [module for module in self.base_model.model.modules() if isinstance(module, AdapterLayer)]
-
-    def known(self, adapter_name: str) -> PeftConfig:
-        """An adapter's config, or a ValueError that lists those there are."""
-        if adapter_name not in self.peft_config:
-            raise ValueError(f"there is no adapter {adapter_name!r}; there are: {', '.join(self.peft_config)}")
-        return self.peft_config[adapter_name]
-
-    def _train_only(self, names: list[str]) -> None:
-        for name, config in self.peft_config.items():
-            for parameter in self.parameters_of(name).values():
-                parameter.requires_grad = name in names and not config.inference_mode
 
     # ---- files ------------------------------------------------------------------------------------------------------
 
