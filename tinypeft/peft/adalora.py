@@ -187,7 +187,7 @@ class AdaLoraLayer(DeltaLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base_layer(x)  # (..., in) -> (..., out)
-        for name in self.working:
+        for name in (name for name in self.working if self.lora_E[name].size):  # a layer may have no triplet left
             u = F.linear(self.lora_dropout[name](x), self.lora_A[name]) * self.lora_E[name].reshape(-1)  # -> (..., r)
             y = y + F.linear(u * self.lora_scaling[name], self.lora_B[name])  # (..., r) -> (..., out)
         return y

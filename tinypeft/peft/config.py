@@ -41,7 +41,8 @@ class PeftConfig(Checked):
         task_type: "CAUSAL_LM" or None.
         base_model_name_or_path: filled in from the model.
         inference_mode: the adapter is frozen. Saved files say True, as peft's do; loading with is_trainable sets it False.
-        modules_to_save: names of modules that are trained whole, in a copy, and saved with the adapter.
+        modules_to_save: names of modules that are trained whole, in a copy, and saved with the adapter; they match as
+            target_modules do (in peft any name with that ending, "norm" also "input_layernorm").
 
     Raises:
         ValueError: a value that cannot be, in every subclass too.

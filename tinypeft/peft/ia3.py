@@ -48,9 +48,10 @@ class IA3Config(TargetedConfig):
         targets, inner = self.target_modules, self.feedforward_modules
         if inner is not None and not isinstance(inner, str):
             self.feedforward_modules = inner = sorted(inner)
-        if isinstance(targets, list) and isinstance(inner, list) and not set(inner) <= set(targets):
-            raise ValueError(f"IA3Config: feedforward_modules {sorted(set(inner) - set(targets))} are not among the "
-                             f"target_modules {targets}: they say which of those are scaled at the input")
+        defaults = {name for names in FEEDFORWARD.values() for name in names}  # which need not be among the targets
+        if isinstance(targets, list) and isinstance(inner, list) and (astray := set(inner) - set(targets) - defaults):
+            raise ValueError(f"IA3Config: feedforward_modules {sorted(astray)} are not among the target_modules {targets}: they "
+                             "say which of those are scaled at the input")
 
     def resolved(self, model_type: str) -> Self:
         config = super().resolved(model_type)

@@ -80,8 +80,8 @@ class VeraConfig(TargetedConfig):
 def _kaiming_uniform(random: np.random.RandomState, shape: tuple[int, int]) -> np.ndarray:
     """U(-sqrt(6 / in), sqrt(6 / in)), from 24 bits of each draw: the very numbers of torch's generator of the same seed."""
     bound = np.float32((6 / shape[1]) ** 0.5)
-    bits = random.randint(0, 2**32, size=shape, dtype=np.uint32) & 0xFFFFFF
-    return bits.astype(np.float32) * np.float32(2**-24) * (2 * bound) - bound
+    share = (random.randint(0, 2**32, size=shape, dtype=np.uint32) & 0xFFFFFF) * 2.0**-24  # in [0, 1)
+    return (share * np.float64(2 * bound) - np.float64(bound)).astype(np.float32)  # rounded once, as torch does
 
 
 @layer_of(VeraConfig)
