@@ -105,14 +105,19 @@ class AdaptedModel(Module):
             self.disabled = before
             self.restore(merged)
 
-    def restore(self, merged: dict[str, list[str]]) -> None:
-        """Bring layers and replacements into the state that `disabled`, `active_adapters` and path -> merged ones say."""
+    def restore(self, merged: dict[str, list[str]], active: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Bring the base into a state.
+
+        Args:
+            merged: path of a layer -> the adapters to be merged there.
+            active: the adapters whose replacements stand in the base; `active_adapters` if None. (Merging comes after that.)
+        """
         for layer in self.layers():
             layer.unmerge()
             layer.disabled = self.disabled
-        self.replacements.activate([] if self.disabled else self.active_adapters)
+        self.replacements.activate([] if self.disabled else self.active_adapters if active is None else active)
         for layer in self.layers():
-            layer.merge(merged.get(layer.path, []))
+            layer.merge(merged.get(layer.path, []), safe_merge)
 
     def update_and_allocate(self, global_step: int) -> None:
         """After each update, while gradients are there: lets methods act that train in phases. (`train` does this.)"""

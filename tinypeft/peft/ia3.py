@@ -50,8 +50,8 @@ class IA3Config(TargetedConfig):
             self.feedforward_modules = inner = sorted(inner)
         defaults = {name for names in FEEDFORWARD.values() for name in names}  # which need not be among the targets
         if isinstance(targets, list) and isinstance(inner, list) and (astray := set(inner) - set(targets) - defaults):
-            raise ValueError(f"IA3Config: feedforward_modules {sorted(astray)} are not among the target_modules {targets}: they "
-                             "say which of those are scaled at the input")
+            raise ValueError(f"IA3Config: feedforward_modules {sorted(astray)} are not among the target_modules {targets}: "
+                             "they say which of those are scaled at the input")
 
     def resolved(self, model_type: str) -> Self:
         config = super().resolved(model_type)

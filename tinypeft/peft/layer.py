@@ -127,10 +127,9 @@ class AdapterLayer(Module):
         Raises:
             ValueError: with safe_merge, if the result is not finite; nothing is changed.
         """
-        names = [*self.merged, *(name for name in names if name in self.adapter_names and name not in self.merged)]
-        if self.disabled or names == self.merged:
+        names = [name for name in names if name in self.adapter_names]
+        if self.merged or self.disabled or not names:
             return
-        self.unmerge()
         refuse_meta(self.base_layer.parameters(), "there is nothing to merge")
         values = self.merged_values(names)
         if safe_merge and not all(np.isfinite(array).all() for array in values.values()):

@@ -197,11 +197,9 @@ class PeftModel(AdaptedModel):
                                  "adapter_names without it, or keep the adapter beside the model")
         check_together(names, self.replacements, self.layers())
         before = {layer.path: layer.merged for layer in self.layers()}
-        if not self.disabled:
-            self.replacements.activate(list(dict.fromkeys([*self.active_adapters, *names])))
+        merged = {path: list(dict.fromkeys([*those, *names])) for path, those in before.items()}
         try:
-            for layer in self.layers():
-                layer.merge(names, safe_merge)
+            self.restore(merged, list(dict.fromkeys([*self.active_adapters, *names])), safe_merge)
         except Exception:
             self.restore(before)
             raise
@@ -217,7 +215,8 @@ class PeftModel(AdaptedModel):
             ValueError, RuntimeError: as `merge_adapter`; nothing is changed.
         """
         self.merge_adapter(adapter_names, safe_merge)
-        self.replacements.activate(self.active_adapters if adapter_names is None else adapter_names)
+        if adapter_names is not None:  # then without what others replace
+            self.restore({layer.path: layer.merged for layer in self.layers()}, adapter_names)
         model = self.take_out()
         if model.lm_head.weight is not model.get_input_embeddings().weight:
             model.config.tie_word_embeddings = False  # the head has left the token table behind
