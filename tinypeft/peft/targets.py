@@ -87,8 +87,8 @@ def inject_layers(model: CausalLM, config: TargetedConfig, adapter_name: str, se
         patterns = getattr(config, option, None) or {}
         if idle := [key for key in patterns if strict and not any(pattern_value(p, {key: True}, False) for p in bases)]:
             raise ValueError(f"{option} {idle} match none of the target modules: {some(bases)}")
-    if hasattr(config, "fan_in_fan_out"):
-        config.fan_in_fan_out = any(isinstance(base, Conv1D) for base in bases.values())
+    if hasattr(config, "fan_in_fan_out"):  # said of the last, as peft does; layers look at their own base
+        config.fan_in_fan_out = [isinstance(b, Conv1D) for b in bases.values() if isinstance(b, Linear | Conv1D)][-1:] == [True]
     config.prepare(model, bases, seed)
     layers = {}
     for path, base in bases.items():
