@@ -79,6 +79,26 @@ def train(
 
 
 @app.command()
+def compare(
+    task: Annotated[str, typer.Option(help='"surnames-pl": from US to Polish surnames; or the code of another country.')] =
+    "surnames-pl",
+    methods: Annotated[str | None, typer.Option(help='Only these, as in "LoRA,IA3". Default: all.')] = None,
+    steps: Annotated[int, typer.Option(help="Updates in each training run, of which a method has five and more.")] = 200,
+    seeds: Annotated[int, typer.Option(help="How many times each method is trained at the learning rate chosen for it.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="FILE.json for all that was measured. The same command goes on with such a "
+                                                  "file, and does not measure again what is in it.")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
+    intrinsic: Annotated[bool, typer.Option("--intrinsic", help="Measure instead how many dimensions the task has: the "
+                                                                "smallest subspace that reaches 90% of full fine-tuning's "
+                                                                "gain.")] = False,
+) -> None:
+    """Measure every method on the same real task: what it learns, what it forgets, what it costs. Takes about 20 minutes."""
+    from tinypeft.commands.compare import run_compare
+
+    run_compare(task=task, methods=methods, steps=steps, seeds=seeds, out=out, output_format=output_format, intrinsic=intrinsic)
+
+
+@app.command()
 def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
     """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""
     from tinypeft.commands.learn import copy_course
