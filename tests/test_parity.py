@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import json
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import assert_close
+from parity_tools import GPT2, LLAMA, LLAMA3_ROPE, batch, both, logits, make, peft, randomise, torch, transformers
 
 from tinypeft import AutoModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from tinypeft.files import read_safetensors
 from tinypeft.models.bundled import BUNDLED
-from tinypeft.nn import CausalLM
 
 pytestmark = pytest.mark.parity
-torch = pytest.importorskip("torch", reason="needs the extra `parity`")
-transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
-peft = pytest.importorskip("peft", reason="needs the extra `parity`")
-
-GPT2: dict[str, Any] = {
-    "vocab_size": 37, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "resid_pdrop": 0.0, "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
-LLAMA: dict[str, Any] = {
-    "vocab_size": 37, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "max_position_embeddings": 48, "rms_norm_eps": 1e-5, "bos_token_id": None,
-    "eos_token_id": None, "tie_word_embeddings": False}
-LLAMA3_ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
-               "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
@@ -47,51 +32,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
     "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}}),
 }
-
-
-def make(family: str, changes: dict[str, Any] | None = None, seed: int = 0) -> Any:
-    """A transformers model in float32 and eval mode, every parameter random."""
-    config = {"gpt2": transformers.GPT2Config, "llama": transformers.LlamaConfig}[family](
-        **{**{"gpt2": GPT2, "llama": LLAMA}[family], **(changes or {})}, attn_implementation="eager")
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    random = np.random.default_rng(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            center = 1.0 if ("norm" in name or "ln_" in name) and name.endswith("weight") else 0.0
-            parameter.copy_(torch.from_numpy(center + 0.2 * random.standard_normal(tuple(parameter.shape))))
-    return model.eval()
-
-
-def both(family: str, changes: dict[str, Any] | None, tmp_path: Path, seed: int = 0) -> tuple[Any, CausalLM]:
-    """The same model in transformers and here, through a folder that transformers wrote."""
-    theirs = make(family, changes, seed)
-    theirs.save_pretrained(tmp_path / "base")
-    return theirs, AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-
-
-def batch(seed: int = 1, vocabulary: int = 37) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids, labels with ignored places, a mask with left padding."""
-    ids = np.random.default_rng(seed).integers(0, vocabulary, (3, 20))
-    labels, mask = ids.copy(), np.ones_like(ids)
-    labels[0, :7], labels[2, -3:], mask[1, :6] = -100, -100, 0
-    return ids, labels, mask
-
-
-@pytest.fixture(autouse=True)
-def _no_stray_warnings():
-    """Instead of the one in conftest: transformers and peft make remarks (fan_in_fan_out, ...); ours still count."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.filterwarnings("error", category=UserWarning, module=r"tinypeft(\..*)?$")
-        yield
-
-
-def logits(model: Any, ids: np.ndarray, **options: Any) -> np.ndarray:
-    """The logits of either library's model."""
-    if isinstance(model, torch.nn.Module):
-        with torch.no_grad():
-            return model(torch.from_numpy(ids), **{k: torch.from_numpy(v) for k, v in options.items()}).logits.numpy()
-    return model(ids, **options).logits.data
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -241,15 +181,6 @@ LORA: dict[str, tuple[str, dict[str, Any]]] = {
 
 def their_config(options: dict[str, Any]) -> Any:
     return peft.LoraConfig(task_type="CAUSAL_LM", **options)
-
-
-def randomise(model: Any, seed: int = 5) -> None:
-    """Random values for the trainable parameters of either library's model (new adapters do nothing: B is 0)."""
-    random = np.random.default_rng(seed)
-    for _, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            values = 0.15 * random.standard_normal(tuple(parameter.shape)).astype(np.float32)
-            parameter.data = torch.from_numpy(values) if isinstance(parameter, torch.Tensor) else values
 
 
 @pytest.mark.parametrize("case", LORA)

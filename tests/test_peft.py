@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from hypothesis import given, strategies as st
 from tinypeft import (
     AutoModelForCausalLM,
     GPT2Config,
-    LlamaConfig,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -27,7 +24,6 @@ from tinypeft.files import read_json, read_safetensors, write_json, write_safete
 from tinypeft.nn import CausalLM
 from tinypeft.peft.targets import find_targets
 
-CASES = ["gpt2_lora", "gpt2_lora_alllinear", "gpt2_rslora", "llama_lora", "llama_lora_alllinear"]
 IDS = np.array([[3, 14, 15, 92, 65, 35], [8, 97 - 1, 9, 79, 32, 38]])
 
 
@@ -51,76 +47,6 @@ def scramble(peft_model: PeftModel, seed: int = 1) -> None:
 
 def logits(model: Any) -> np.ndarray:
     return model(IDS).logits.data
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("dtype", "tag", "tol", "grad_tol"),
-                         [("float64", "f64", 1e-10, 1e-10), ("float32", "f32", 1e-5, 1e-4)])
-def test_saved_adapters_of_peft_give_its_values(case, dtype, tag, tol, grad_tol):
-    expected = np.load(GOLDEN / "adapters" / case / "golden.npz")
-    model = base(case.split("_")[0], dtype)
-    peft_model = PeftModel.from_pretrained(model, GOLDEN / "adapters" / case, is_trainable=True)
-    assert peft_model.get_nb_trainable_parameters() == (expected["n_trainable"], expected["n_total"])
-    out = peft_model(expected["input_ids"], labels=expected["labels"])
-    out.loss.backward()
-    assert_close(out.logits, expected[f"{tag}/logits"], tol)
-    assert_close(out.loss, expected[f"{tag}/loss"], tol)
-    gradients = {name: p.grad for name, p in peft_model.named_parameters() if p.grad is not None}
-    recorded = {key.removeprefix(f"{tag}/grad/") for key in expected if key.startswith(f"{tag}/grad/")}
-    assert gradients.keys() == recorded
-    for name, gradient in gradients.items():
-        assert_close(gradient, expected[f"{tag}/grad/{name}"], grad_tol, name)
-    with peft_model.disable_adapter():
-        if tag == "f64":
-            assert_close(peft_model(expected["input_ids"]).logits, expected["f64/logits_disabled"], tol)
-    assert_close(peft_model.merge_and_unload(safe_merge=True)(expected["input_ids"]).logits,
-                 expected[f"{tag}/logits_merged"], tol)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_what_we_save_is_what_peft_saved(case, tmp_path):
-    """Key for key and byte for byte, config included."""
-    folder = GOLDEN / "adapters" / case
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        PeftModel.from_pretrained(base(case.split("_")[0], "float32"), folder).save_pretrained(tmp_path)
-    ours, theirs = (read_safetensors(path / "adapter_model.safetensors") for path in (tmp_path, folder))
-    assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        np.testing.assert_array_equal(ours[key], value)
-        assert ours[key].dtype == value.dtype
-    ours_config, theirs_config = read_json(tmp_path / "adapter_config.json"), read_json(folder / "adapter_config.json")
-    del ours_config["base_model_name_or_path"], theirs_config["base_model_name_or_path"]
-    theirs_config["target_modules"] = sorted(theirs_config["target_modules"])  # a set to peft: its order is random
-    assert ours_config == theirs_config
-
-
-COUNTED = {  # the models of param_counts.json
-    "llama3-8b": LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8),
-    "llama2-7b": LlamaConfig(),
-    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
-    "gpt2": GPT2Config(),
-}
-QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
-
-
-@pytest.mark.parametrize("model", COUNTED)
-def test_parameter_counts_of_large_models_are_those_of_peft(model, capsys):
-    recorded = json.loads((GOLDEN / "param_counts.json").read_text())
-    checked = 0
-    for key, expected in recorded.items():
-        name, _, method = key.partition(" ")
-        if name != model or not method.startswith("lora"):
-            continue
-        targets: Any = "all-linear" if "all-linear" in method else QKVO if "qkvo" in method else None
-        peft_model = get_peft_model(AutoModelForCausalLM.from_config(COUNTED[name], device="meta"),
-                                    LoraConfig(r=int(method.split("r=")[1].split()[0]), target_modules=targets))
-        assert peft_model.get_nb_trainable_parameters() == (expected["trainable"], expected["all"]), key
-        peft_model.print_trainable_parameters()
-        assert capsys.readouterr().out == (f"trainable params: {expected['trainable']:,} || all params: {expected['all']:,} || "
-                                           f"trainable%: {expected['percent']:.4f}\n")
-        checked += 1
-    assert checked >= 2
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -279,8 +205,9 @@ BAD_CONFIGS = [
     ({"lora_alpha": 0}, "positive number, got lora_alpha=0"), ({"lora_alpha": float("nan")}, "got lora_alpha=nan"),
     ({"lora_dropout": 1.0}, r"in \[0, 1\), got 1.0"), ({"lora_dropout": -0.1}, "got -0.1"),
     ({"rank_pattern": {"q_proj": 0}}, "got q_proj=0"), ({"task_type": "SEQ_CLS"}, "only CAUSAL_LM"),
-    ({"target_modules": 7}, "list of names or a string, got 7"), ({"bias": "all"}, "bias='all' is not implemented here"),
-    ({"use_dora": True}, "use_dora=True is not implemented"), ({"layers_pattern": "h"}, "layers_to_transform does not say"),
+    ({"target_modules": 7}, "list of names or a string, got 7"), ({"bias": "some"}, "'all', 'lora_only', got 'some'"),
+    ({"init_lora_weights": "eva"}, "init_lora_weights must be one of True, False, 'gaussian', 'pissa', 'olora', got 'eva'"),
+    ({"layers_pattern": "h"}, "layers_pattern must come with layers_to_transform"),
 ]
 
 

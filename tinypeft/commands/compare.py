@@ -232,7 +232,8 @@ def measure(method: Method, plan: Plan, on_run_end: Callable[[], Any] = lambda: 
 
 def fit(method: Method, rate: float, seed: int, plan: Plan) -> Run:
     """Train one model from the start. Equal seeds give equal models."""
-    model = start(method, seed)
+    model: Any = (AutoModelForCausalLM.from_pretrained(BASE) if method.pretrained else
+                  AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(BASE), seed=seed))
     if method.config is not None:
         model = get_peft_model(model, method.config(plan.steps, seed), seed=seed)
     rows = encode_rows([{"text": name} for name in plan.task.train], plan.tokenizer)
@@ -245,17 +246,6 @@ def fit(method: Method, rate: float, seed: int, plan: Plan) -> Run:
     except DivergenceError:
         return Run(None, [])
     return Run(model, np.diff(history.seconds, prepend=0.0).tolist())
-
-
-def start(method: Method, seed: int) -> Any:
-    """The base, or a model of its shape with random weights."""
-    if not method.pretrained:
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(BASE), seed=seed)
-    base = AutoModelForCausalLM.from_pretrained(BASE)
-    if not method.biases:
-        return base
-    biased = AutoModelForCausalLM.from_config(base.config.to_dict() | {"attention_bias": True, "mlp_bias": True})
-    return biased.load_state_dict(biased.state_dict() | base.state_dict())
 
 
 def add_bits(result: Result, model: Any, plan: Plan) -> None:

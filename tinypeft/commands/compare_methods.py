@@ -41,14 +41,12 @@ class Method:
         config: the adapter, from the number of steps and the seed; None where the model's own weights are trained.
         optimizer: made from the model and the learning rate; None for AdamW with one rate for all.
         pretrained: start from the base, or else from random weights.
-        biases: give the base biases of zero first, which it has none of: its outputs stay as they were.
     """
 
     rates: tuple[float, ...]
     config: Callable[[int, int], PeftConfig] | None = None
     optimizer: Callable[[Any, float], Optimizer] | None = None
     pretrained: bool = True
-    biases: bool = False
 
 
 def _lora(**options: Any) -> Callable[[int, int], PeftConfig]:
@@ -112,7 +110,7 @@ METHODS: dict[str, Method] = {
     "prefix tuning": Method((5e-2, 0.1, 0.2, 0.5, 1.0), _prefix(projection=False)),
     "projected prefix": Method((5e-3, 1e-2, 2e-2, 5e-2, 0.1), _prefix(projection=True)),
     "prompt tuning": Method((5e-2, 0.1, 0.2, 0.5, 1.0), _prompt),
-    "BitFit": Method((5e-2, 0.1, 0.2, 0.5, 1.0), lambda steps, seed: BitFitConfig(), biases=True),
+    "BitFit": Method((5e-2, 0.1, 0.2, 0.5, 1.0), lambda steps, seed: BitFitConfig()),
     "norm tuning": Method((5e-2, 0.1, 0.2, 0.5, 1.0), lambda steps, seed: LNTuningConfig()),
     "subspace 1024": subspace(1024),
 }

@@ -104,8 +104,7 @@ def print_comparison(results: Mapping[str, Result], settings: Mapping[str, Any],
     _print_text(RULE, markdown)
     _print_table(["method", "ms a step", "ms a token", "file, kB", "swap, ms", "merge, ms", "unmerge, ms", "mergeable"], costs,
                  0, markdown)
-    _print_text("BitFit: the base has no biases, and was given some of zero, which change nothing until they are trained. "
-                "Medians. A token: of short texts, one at a time, with cached keys and values. File: all that the adapter, or "
+    _print_text("Medians. A token: of short texts, one at a time, with cached keys and values. File: all that the adapter, or "
                 "the model, is saved in. Swap: from one adapter to another of its kind; for models, to load another.", markdown)
 
 

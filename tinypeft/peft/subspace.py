@@ -9,14 +9,15 @@ P would have D * d numbers. It is the product of matrices that need no storing (
 
     P_block = H G Pi H S / sqrt(d D)        S signs, Pi a permutation, G Gaussian, H Hadamard's matrix of +1 and -1, (d, d)
 
-with a power of two for d (z is filled up with zeros), as many blocks as D needs, each drawn from the seed when it is used;
-a product with H takes d log d additions.
+with a power of two for d (z is filled up with zeros) and as many blocks as D needs. S, Pi and G are 3 D numbers, drawn from
+the seed; a product with H takes far fewer multiplications than d^2.
 
 Also here, what to look at a trained change of weights with: `effective_rank` and `best_low_rank`.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -56,6 +57,7 @@ class SubspaceConfig(TargetedConfig):
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """One z for all layers; and one name for a parameter that two of them share (a tied head)."""
         self.paths, self.names = list(modules), dict[int, str]()
+        self.draws: dict[int, tuple[Array, Array, Array, Array]] = {}  # id of a parameter -> its rows of P
         for path, module in modules.items():
             for name, parameter in module.named_parameters():
                 self.names.setdefault(id(parameter), f"{path}.{name}")
@@ -96,8 +98,11 @@ class SubspaceLayer(AdapterLayer):
     def _move(self, parameter: Parameter, adapter_name: str, z: Tensor) -> Tensor:
         """P_p z for one of the module's parameters, in its shape."""
         config = self.subspace_configs[adapter_name]
-        random = generator(config.projection_seed, config.names[id(parameter)])
-        return fastfood(z, size=parameter.size, total=config.num_weights, random=random).reshape(parameter.shape)
+        if id(parameter) not in config.draws:
+            random = generator(config.projection_seed, config.names[id(parameter)])
+            config.draws[id(parameter)] = draw(parameter.size, config.dimension, random, like=z)
+        P = config.draws[id(parameter)]
+        return fastfood(z, P=P, size=parameter.size, total=config.num_weights).reshape(parameter.shape)
 
     def forward(self, *inputs: Tensor | Array) -> Tensor:
         base = self.base_layer
@@ -116,15 +121,22 @@ class SubspaceLayer(AdapterLayer):
                 for name, parameter in self.base_layer.named_parameters()}
 
 
-@op
-def fastfood(z: Array, *, size: int, total: int, random: np.random.Generator) -> Value:
-    """Rows of P z: z (d,) -> (size,), for the next `size` of all `total` weights; the formula is at the top of this file."""
-    width = 1 << (len(z) - 1).bit_length()  # d as a power of two
+def draw(size: int, dimension: int, random: np.random.Generator, like: Tensor) -> tuple[Array, Array, Array, Array]:
+    """S, Pi, Pi's inverse and G of `size` rows of P: each (blocks, d), with d as a power of two."""
+    width = 1 << (dimension - 1).bit_length()
     blocks = -(-size // width)
-    signs = asarray(random.integers(0, 2, (blocks, width)) * 2 - 1, like=z).astype(z.dtype)
-    shuffle = asarray(np.argsort(random.random((blocks, width)), axis=1), like=z)
+    signs, shuffle = random.integers(0, 2, (blocks, width)) * 2 - 1, np.argsort(random.random((blocks, width)), axis=1)
+    gauss = random.standard_normal((blocks, width))
     back = np.argsort(shuffle, axis=1)
-    gauss = asarray(random.standard_normal((blocks, width)), like=z).astype(z.dtype)
+    signs, gauss = (asarray(x, like=like.data).astype(like.dtype) for x in (signs, gauss))
+    return signs, asarray(shuffle, like=like.data), asarray(back, like=like.data), gauss
+
+
+@op
+def fastfood(z: Array, *, P: tuple[Array, Array, Array, Array], size: int, total: int) -> Value:
+    """Rows of P z: z (d,) -> (size,), for the next `size` of all `total` weights; the formula is at the top of this file."""
+    signs, shuffle, back, gauss = P
+    blocks, width = signs.shape
     scale = (width * total) ** -0.5  # a row of H G Pi H S has numbers of variance d; D rows of them make a column of length 1
     padded = np.zeros_like(z, shape=width)
     padded[:len(z)] = z
@@ -142,17 +154,22 @@ def fastfood(z: Array, *, size: int, total: int, random: np.random.Generator) ->
 
 
 def hadamard(x: Array) -> Array:
-    """x H over the last axis, a power of two long, by the fast Walsh-Hadamard transform: H_2d = [[H, H], [H, -H]].
+    """x H over the last axis, a power of two long; H of size a b is the Kronecker product of those of sizes a and b.
+
+    So a row of a b numbers, seen as a matrix (a, b), is multiplied by two small matrices.
 
     >>> hadamard(np.eye(4)).astype(int).tolist()
     [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
     """
-    shape, half = x.shape, 1
-    while half < shape[-1]:
-        pairs = x.reshape(*shape[:-1], -1, 2, half)
-        x = np.concatenate([pairs[..., :1, :] + pairs[..., 1:, :], pairs[..., :1, :] - pairs[..., 1:, :]], axis=-2)
-        half *= 2
-    return x.reshape(shape)
+    a = 1 << (x.shape[-1].bit_length() - 1) // 2
+    left, right = (asarray(_signs(size), like=x).astype(x.dtype) for size in (a, x.shape[-1] // a))
+    return (left @ x.reshape(-1, a, x.shape[-1] // a) @ right).reshape(x.shape)
+
+
+@functools.cache
+def _signs(size: int) -> np.ndarray:
+    """Hadamard's matrix: H_2n = [[H_n, H_n], [H_n, -H_n]]."""
+    return np.ones((1, 1)) if size == 1 else np.kron([[1.0, 1.0], [1.0, -1.0]], _signs(size // 2))
 
 
 def effective_rank(delta: Array) -> float:
