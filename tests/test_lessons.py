@@ -343,8 +343,8 @@ def write_rounded(path, tensors, write=tinypeft.files.write_safetensors):
     write(path, {name: array.astype(np.float16).astype(np.float32) for name, array in tensors.items()})
 
 
-def ranks_off_by_one(layer, adapter_name, config, path, seed, add=tinypeft.peft.lora.LoraLayer.add):
-    add(layer, adapter_name, dataclasses.replace(config, r=config.r + 1), path, seed)
+def ranks_off_by_one(layer, adapter_name, config, seed, add=tinypeft.peft.lora.LoraLayer.add):
+    add(layer, adapter_name, dataclasses.replace(config, r=config.r + 1), seed)
 
 
 DEFECTS = {
@@ -352,10 +352,11 @@ DEFECTS = {
     "B starts at 0.01": (ADD, starts_with("lora_B", 0.01), "must be the base exactly"),
     "A starts at zero too": (ADD, starts_with("lora_A", 0.0), "A and B both start random: this was meant to fail"),
     "alpha / r left out of merging": ("tinypeft.peft.lora.LoraLayer.delta_weight", unscaled_delta, "SGD: s stands in"),
-    "merging does nothing": ("tinypeft.peft.layer.AdapterLayer.merge", lambda layer, safe=False: None, "merged weight must be"),
+    "merging does nothing": ("tinypeft.peft.layer.AdapterLayer.merge", lambda layer, names, safe=False: None,
+                             "merged weight must be"),
     "unmerging subtracts": ("tinypeft.peft.layer.AdapterLayer.unmerge", unmerge_by_subtracting, "W0 must be there bit for bit"),
     "the base is not frozen": ("tinypeft.nn.module.Module.requires_grad_", lambda module, on=True: module, "must be frozen"),
-    "adapters are saved in half precision": ("tinypeft.peft.model.write_safetensors", write_rounded, "the same bits"),
+    "adapters are saved in half precision": ("tinypeft.peft.storage.write_safetensors", write_rounded, "the same bits"),
     "adapters have one rank too many": (ADD, ranks_off_by_one, r"by autograd differ|could not be broadcast"),
     "switching off does nothing": ("tinypeft.peft.layer.AdapterLayer.working", property(
         lambda layer: [] if layer.merged else layer.active), "unplugged|must be the base exactly"),

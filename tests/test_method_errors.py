@@ -210,7 +210,7 @@ def toy_method() -> type[TargetedConfig]:
                 out = out + y * self.toy_t[name]
             return out
 
-        def delta(self, adapter_name: str) -> np.ndarray:
+        def delta_weight(self, adapter_name: str) -> np.ndarray:
             return self.toy_t[adapter_name].data[:, None] * self.base_layer.weight.data
 
     return ToyConfig

@@ -46,7 +46,7 @@ def times(factor: float) -> Callable[[Any], Any]:
 BROKEN: dict[str, tuple[fuzzer.Draw, str, Callable[[Any], Any], str]] = {  # draw, what is broken, how, where it shows
     "LoRA's scaling": (first("LoRA"), "tinypeft.peft.lora.rank_and_scaling",
                        lambda old: lambda *a: (old(*a)[0], 1.001 * old(*a)[1]), "logits"),
-    "LoRA's merging": (first("LoRA", bias="none"), "tinypeft.peft.lora.LoraLayer.delta", times(1.001), "logits, merged"),
+    "LoRA's merging": (first("LoRA", bias="none"), "tinypeft.peft.lora.LoraLayer.delta_weight", times(1.001), "logits, merged"),
     "DoRA's norm": (first("DoRA"), "tinypeft.peft.dora.DoraLayer._direction", times(1.001), "logits"),
     "IA3's merging": (first("IA3"), "tinypeft.peft.ia3.IA3Layer.merged_values",
                       lambda old: lambda *a: {key: x * np.float32(1.001) for key, x in old(*a).items()}, "logits, merged"),

@@ -192,7 +192,7 @@ class AdaLoraLayer(DeltaLayer):
             y = y + F.linear(u * self.lora_scaling[name], self.lora_B[name])  # (..., r) -> (..., out)
         return y
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """(alpha / r) B diag(E) A."""
         A, E, B = (factors[adapter_name].data for factors in (self.lora_A, self.lora_E, self.lora_B))
         return self.lora_scaling[adapter_name] * (B @ (E * A))

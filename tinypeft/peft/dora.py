@@ -63,10 +63,10 @@ class DoraLayer(LoraLayer):
         ratio = self.lora_magnitude_vector[name].weight / np.linalg.norm(self._direction(name), axis=1)  # (out,)
         return (ratio - 1.0) * plain + ratio * update
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """m V / ||V|| - W0."""
         if adapter_name not in self.lora_magnitude_vector:
-            return super().delta(adapter_name)
+            return super().delta_weight(adapter_name)
         V, m = self._direction(adapter_name), self.lora_magnitude_vector[adapter_name].weight.data
         return (m / np.linalg.norm(V, axis=1))[:, None] * V - self._base_weight()
 
@@ -76,4 +76,4 @@ class DoraLayer(LoraLayer):
 
     def _direction(self, name: str) -> Array:
         """V = W0 + (alpha / r) B A, (out, in)."""
-        return self._base_weight() + super().delta(name)
+        return self._base_weight() + super().delta_weight(name)

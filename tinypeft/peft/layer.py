@@ -153,18 +153,18 @@ class AdapterLayer(Module):
 
 
 class DeltaLayer(AdapterLayer):
-    """Around a linear layer: a method that adds something to W, and says in `delta` what that is."""
+    """Around a linear layer: a method that adds something to W, and says in `delta_weight` what that is."""
 
     wraps: ClassVar[tuple[type[Module], ...]] = (Linear, Conv1D)
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """The change of W that an adapter makes, (out, in)."""
         raise NotImplementedError
 
     def merged_values(self, names: list[str]) -> dict[str, Array]:
         weight = self.base_layer.weight.data.copy()
         for name in names:
-            delta = self.delta(name)
+            delta = self.delta_weight(name)
             weight += (delta.T if isinstance(self.base_layer, Conv1D) else delta).astype(weight.dtype, copy=False)
         return {"weight": weight}
 

@@ -130,7 +130,7 @@ class LoraLayer(DeltaLayer):
         """A and B."""
         return self.lora_A[adapter_name].weight, self.lora_B[adapter_name].weight
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """(alpha / r) B A."""
         A, B = self.factors(adapter_name)
         return self.lora_scaling[adapter_name] * (B.data @ A.data)
@@ -169,7 +169,7 @@ class LoraEmbedding(DeltaLayer):
         """A and B."""
         return self.lora_embedding_A[adapter_name], self.lora_embedding_B[adapter_name]
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """(alpha / r) (B A)^T, (V, d)."""
         A, B = self.factors(adapter_name)
         return self.lora_scaling[adapter_name] * (B.data @ A.data).T

@@ -145,7 +145,7 @@ class ULoraLayer(DeltaLayer):
             y = y + F.linear(u * v if between else u, self.ulora_B)  # (..., r) -> (..., out)
         return y
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """B diag(v) A, or B A diag(v)."""
         A, B, v = self.ulora_A.data, self.ulora_B.data, self.ulora_v[adapter_name].data
         return (B * v) @ A if self.ulora_between[adapter_name] else (B @ A) * v

@@ -118,7 +118,7 @@ class VeraLayer(DeltaLayer):
             y = y + F.linear(u, B) * self.vera_lambda_b[name]  # (..., r) -> (..., out)
         return y
 
-    def delta(self, adapter_name: str) -> Array:
+    def delta_weight(self, adapter_name: str) -> Array:
         """diag(b) B diag(d) A."""
         A, B = self._projections(adapter_name)
         b, d = self.vera_lambda_b[adapter_name].data, self.vera_lambda_d[adapter_name].data
