@@ -168,7 +168,7 @@ class TargetedConfig(PeftConfig):
         super().__post_init__()
         for name in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"):
             if isinstance(value := getattr(self, name), set | tuple | range):
-                setattr(self, name, list(value))  # what JSON can hold
+                setattr(self, name, sorted(value) if isinstance(value, set) else list(value))  # what JSON can hold
         self.check("target_modules", isinstance(self.target_modules, list | str | None), "be a list of names or a string")
         self.check("layers_pattern", self.layers_pattern is None or self.layers_to_transform is not None,
                    "come with layers_to_transform: it says how blocks are called, not which of them are meant")

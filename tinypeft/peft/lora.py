@@ -72,7 +72,6 @@ class LoraConfig(TargetedConfig):
         self.check_choice("bias", "none", "all", "lora_only")
         self.check_choice("init_lora_weights", True, False, *INITS)
 
-
     def layer_for(self, module: Module) -> type[AdapterLayer] | None:
         fitting = [layer for layer in self.layers if isinstance(module, layer.wraps)]
         return next((layer for layer in fitting if getattr(layer, "dora", False) == self.use_dora), None)
