@@ -204,7 +204,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, drop: 
         return x.reshape(B, T, h_kv, group, d).transpose(0, 2, 3, 1, 4).reshape(B, h_kv, group * T, d)
 
     def unfold(x: Array) -> Array:  # and back, contiguous
-        return np.ascontiguousarray(x.reshape(B, h_kv, group, T, d).transpose(0, 3, 1, 2, 4)).reshape(B, T, h, d)
+        return x.reshape(B, h_kv, group, T, d).transpose(0, 3, 1, 2, 4).copy().reshape(B, T, h, d)
 
     q = fold(q) * d**-0.5
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # (B, h_kv, S, d)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinypeft.autograd import Tensor, functional as F
-from tinypeft.backend import Array
+from tinypeft.backend import Array, asarray
 from tinypeft.nn import CausalLM, Dropout, Module, Parameter, generator, new_parameter
 from tinypeft.peft.config import layer_of
 from tinypeft.peft.layer import DeltaLayer
@@ -81,7 +81,8 @@ class AdaLoraConfig(LoraConfig):
         """orth_reg_weight times the mean over all A and B of ||A A^T - I||, ||B^T B - I||."""
         products = [M for A, _, B in self.triplets.values() if len(A.data) for M in (A @ A.T, B.T @ B)]
         # (The root has no slope at 0; what is added there is too little to be seen elsewhere.)
-        distances = [(((M - np.eye(len(M.data), dtype=M.dtype)) ** 2).sum() + 1e-30) ** 0.5 for M in products]
+        distances = [(((M - asarray(np.eye(len(M.data), dtype=M.dtype), like=M.data)) ** 2).sum() + 1e-30) ** 0.5
+                     for M in products]
         return sum(distances[1:], distances[0]) * (self.orth_reg_weight / len(distances))
 
     # ---- the budget -------------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class AdaLoraConfig(LoraConfig):
         if allocates:
             self.rank_pattern = self._most_important(self.budget(len(self.triplets), step))
         for path, (_, E, _) in self.triplets.items() if allocates or step > end else ():
-            E.data[~np.array(self.rank_pattern[f"{path}.lora_E"])] = 0
+            E.data[~asarray(np.array(self.rank_pattern[f"{path}.lora_E"]), like=E.data)] = 0
 
     def training_state(self) -> dict[str, Array]:
         """The importance of every weight, and which triplets are left."""

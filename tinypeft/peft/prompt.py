@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tinypeft.autograd import ops
+from tinypeft.autograd import functional as F, ops
 from tinypeft.backend import Array, asarray
 from tinypeft.nn import Parameter, generator, new_parameter
 from tinypeft.peft.config import register
@@ -105,7 +105,8 @@ class PromptEncoder(SoftPrompt):
         source = np.where(virtual, T + slots, np.where(slots < 0, slots, slots - p) + places[:, None])
         rows = asarray(np.arange(B), like=places)[:, None]
         prompt = self.embedding.weight * np.ones_like(call.inputs_embeds.data, shape=(B, 1, 1))  # (p, d) -> (B, p, d)
-        call.inputs_embeds = ops.concatenate([call.inputs_embeds, prompt], axis=1)[rows, source]  # (B, T + p, d)
+        both = ops.concatenate([call.inputs_embeds, prompt], axis=1).reshape(B * (T + p), -1)
+        call.inputs_embeds = F.embedding(both, rows * (T + p) + source)  # (B, T + p, d)
 
         def spread(tokens: Array | None, filler: Any) -> Array | None:
             """(B, T) -> (B, T + p)."""
