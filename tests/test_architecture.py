@@ -25,7 +25,7 @@ ROOM_BUDGETS = [
     (("autograd",), 500),
     (("nn",), 800),
     (("quant",), 500),
-    (("peft",), 1950),
+    (("peft",), 2000),
     (("files", "models"), 600),
     (("training",), 500),
 ]

@@ -114,9 +114,9 @@ BAD = [
     (lambda: ULoraConfig(r=33), "rank r=33 for .*c_attn"),
     (lambda: VeraConfig(target_modules=["q_proj"]), "match no module of this GPT2LMHeadModel"),
 
-    (lambda: IA3Config(target_modules=["ln_1"]), "of type LayerNorm; only Linear, Conv1D can be adapted"),
-    (lambda: LNTuningConfig(target_modules=["c_attn"]), "of type Conv1D; only LayerNorm, RMSNorm can be adapted"),
-    (lambda: BottleneckConfig(reduction_factor=64), "a reduction_factor of 64 leaves nothing of a width of 32"),
+    (lambda: IA3Config(target_modules=["ln_1"]), "of type LayerNorm; only Conv1D, Linear can be adapted"),
+    (lambda: LNTuningConfig(target_modules=["c_attn"]), "of type Conv1D; only LayerNorm can be adapted"),
+    (lambda: BottleneckConfig(reduction_factor=64), "reduction_factor=64 leaves nothing of a width of 32"),
     (lambda: BottleneckConfig(target_modules=["c_attn"]), "of type Conv1D; only Add can be adapted"),
     (lambda: BitFitConfig(target_modules=["wte"]), "nothing to train: .* no bias in the modules that"),
     (lambda: LoraConfig(modules_to_save=["head"]), r"modules_to_save \['head'\] match no module"),

@@ -227,7 +227,7 @@ BAD_TARGETS = [
     ({"target_modules": ".*nothing"}, "match no module"),
     ({"target_modules": ".*q_pro"}, "match no module"),  # a regular expression is for the whole name
     ({"target_modules": ["proj"]}, r"\['proj'\] match no module"),  # an ending begins after a dot
-    ({"target_modules": ["self_attn"]}, r"of type LlamaAttention; only Linear, Conv1D.* can be adapted"),
+    ({"target_modules": ["self_attn"]}, r"of type LlamaAttention; only Embedding, Linear can be adapted"),
     ({"target_modules": ["q_proj"], "layers_to_transform": 7}, "but exclude_modules=None, layers_to_transform=7 .* leave none"),
     ({"target_modules": "q_proj"}, "a string is a regular expression for the whole name; give names as a list"),
     ({"target_modules": "*proj"}, r"'\*proj' is not a regular expression \(nothing to repeat"),
@@ -290,7 +290,10 @@ def test_switching_off_may_be_nested():
         with peft_model.disable_adapter():
             pass
         np.testing.assert_array_equal(logits(peft_model), plain)
-        peft_model.merge_adapter()
+        for verb in (peft_model.merge_adapter, peft_model.unmerge_adapter, peft_model.merge_and_unload,
+                     lambda: peft_model.set_adapter("default")):
+            with pytest.raises(RuntimeError, match="switched off here: leave disable_adapter"):
+                verb()
         np.testing.assert_array_equal(logits(peft_model), plain)
     np.testing.assert_array_equal(logits(peft_model), changed)
 

@@ -57,7 +57,8 @@ class AdaLoraConfig(LoraConfig):
     rank_pattern: Any = None
 
     peft_type: ClassVar[str] = "ADALORA"
-    unsupported: ClassVar[dict[str, Any]] = {**LoraConfig.unsupported, "use_dora": False}
+    unsupported: ClassVar[dict[str, Any]] = {**LoraConfig.unsupported, "use_dora": False, "use_rslora": False,
+                                             "alpha_pattern": {}}
 
     def __post_init__(self) -> None:
         pattern, self.rank_pattern = self.rank_pattern, {}
@@ -69,13 +70,13 @@ class AdaLoraConfig(LoraConfig):
         self.check("beta1", 0 < self.beta1 < 1, "lie in (0, 1)")
         self.check("beta2", 0 < self.beta2 < 1, "lie in (0, 1)")
         self.check("orth_reg_weight", self.orth_reg_weight >= 0, "be at least 0")
-        if not 0 <= self.tinit < self.total_step - self.tfinal <= self.total_step:
+        if not 0 <= self.tinit < self.total_step - self.tfinal <= self.total_step or self.total_step - self.tfinal < 2:
             raise ValueError(f"AdaLoraConfig: tinit={self.tinit} and tfinal={self.tfinal} leave no steps of total_step="
                              f"{self.total_step} for the budget to fall in")
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         self.triplets: dict[str, tuple[Parameter, Parameter, Parameter]] = {}  # path -> A, E, B
-        self.importance: dict[int, tuple[Array, Array]] = {}  # id of one of them -> I, U
+        self.importance: dict[tuple[str, int], tuple[Array, Array]] = {}  # path, which of the three -> I, U
 
     def penalty(self) -> Tensor:
         """orth_reg_weight times the mean over all A and B of ||A A^T - I||, ||B^T B - I||."""
@@ -98,44 +99,49 @@ class AdaLoraConfig(LoraConfig):
         return int((first - last) * left**3 + last)
 
     def update_and_allocate(self, step: int) -> None:
-        """Look at the gradients of this step, and set the least important singular values to zero."""
+        """Look at the gradients of this step, and set the least important singular values to zero.
+
+        What was loaded from a file has its ranks, and keeps them.
+
+        Raises:
+            RuntimeError: there are no gradients.
+        """
         end = self.total_step - self.tfinal
         allocates = step == end or (self.tinit < step < end and step % self.deltaT == 0)
-        if self.loading:  # what a file holds has its ranks already
+        if self.loading:
             return
         if step < end:
             self._look_at_gradients()
         if allocates:
             self.rank_pattern = self._most_important(self.budget(len(self.triplets), step))
-        for path, (_, E, _) in self.triplets.items() if allocates or step > end else ():
+        for path, (_, E, _) in self.triplets.items() if self.rank_pattern and (allocates or step > end) else ():
             E.data[~asarray(np.array(self.rank_pattern[f"{path}.lora_E"]), like=E.data)] = 0
 
     def training_state(self) -> dict[str, Array]:
         """The importance of every weight, and which triplets are left."""
-        importance = {f"{path}.{i}.{j}": array for path, triplet in self.triplets.items() for i, p in enumerate(triplet)
-                      for j, array in enumerate(self.importance.get(id(p), ()))}
+        importance = {f"{path}.{i}.{j}": array for (path, i), both in self.importance.items() for j, array in enumerate(both)}
         return importance | {key: np.array(mask) for key, mask in (self.rank_pattern or {}).items()}
 
     def load_training_state(self, state: dict[str, Array]) -> None:
-        self.importance = {id(p): (state[f"{path}.{i}.0"], state[f"{path}.{i}.1"]) for path, triplet in self.triplets.items()
-                           for i, p in enumerate(triplet) if f"{path}.{i}.0" in state}
+        self.importance = {(path, i): (state[f"{path}.{i}.0"], state[f"{path}.{i}.1"]) for path in self.triplets
+                           for i in range(3) if f"{path}.{i}.0" in state}
         self.rank_pattern = {key: mask.tolist() for key, mask in state.items() if key.endswith(".lora_E")} or None
 
     def _look_at_gradients(self) -> None:
-        for parameter in (p for triplet in self.triplets.values() for p in triplet):
+        for key, parameter in (((path, i), p) for path, triplet in self.triplets.items() for i, p in enumerate(triplet)):
             if parameter.grad is None:
                 raise RuntimeError("update_and_allocate needs the gradients: call it after backward() and before zero_grad(), "
                                    "while the adapter is active")
             s, zero = np.abs(parameter.data * parameter.grad), np.zeros_like(parameter.data)
-            mean, spread = self.importance.get(id(parameter), (zero, zero))
+            mean, spread = self.importance.get(key, (zero, zero))
             mean = self.beta1 * mean + (1 - self.beta1) * s
-            self.importance[id(parameter)] = mean, self.beta2 * spread + (1 - self.beta2) * np.abs(s - mean)
+            self.importance[key] = mean, self.beta2 * spread + (1 - self.beta2) * np.abs(s - mean)
 
     def _most_important(self, budget: int) -> dict[str, list[bool]]:
         """Which triplets are left: more important than the (all - budget)-th from below."""
         scores = {}
-        for path, triplet in self.triplets.items():
-            a, e, b = (mean * spread for mean, spread in (self.importance[id(p)] for p in triplet))
+        for path in self.triplets:
+            a, e, b = (mean * spread for mean, spread in (self.importance[path, i] for i in range(3)))
             scores[path] = e[:, 0] + a.mean(axis=1) + b.mean(axis=0)  # (r,)
         everything = np.sort(np.concatenate(list(scores.values())))
         threshold = everything[len(everything) - budget - 1] if budget < len(everything) else -1.0

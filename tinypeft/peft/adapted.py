@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from tinypeft.nn import CausalLM, Module, Parameter
 from tinypeft.peft.config import PeftConfig
@@ -83,7 +83,8 @@ class AdaptedModel(Module):
 
     def forget(self, adapter_name: str) -> None:
         """Take all that belongs to an adapter out of the model; a layer without adapters makes room for its base."""
-        model = self.base_model.model
+        model, (merged, replaced) = self.base_model.model, self.state()
+        self.restore({}, [])  # before what stands in the base is taken apart
         for layer in self.layers():
             layer.remove(adapter_name)
             if not layer.adapter_names:
@@ -92,30 +93,31 @@ class AdaptedModel(Module):
         self.prompt_encoder.pop(adapter_name, None)
         self.peft_config.pop(adapter_name, None)
         self.active_adapters = [name for name in self.active_adapters if name != adapter_name]
+        self.restore(merged, replaced)
+        self.train_only(self.active_adapters)
+
+    def state(self) -> tuple[dict[str, list[str]], list[str]]:
+        """What `restore` brings back: path of a layer -> the adapters merged there; the adapters that replace parameters."""
+        return {layer.path: layer.merged for layer in self.layers()}, self.replacements.active
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """A context in which the model is the base model, bit for bit."""
-        merged = {layer.path: layer.merged for layer in self.layers()}
+        state = self.state()
         before, self.disabled = self.disabled, True
-        self.restore({})
+        self.restore({}, [])
         try:
             yield
         finally:
             self.disabled = before
-            self.restore(merged)
+            self.restore(*state)
 
-    def restore(self, merged: dict[str, list[str]], active: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Bring the base into a state.
-
-        Args:
-            merged: path of a layer -> the adapters to be merged there.
-            active: the adapters whose replacements stand in the base; `active_adapters` if None. (Merging comes after that.)
-        """
+    def restore(self, merged: dict[str, list[str]], replaced: list[str], safe_merge: bool = False) -> None:
+        """Bring the base into a state: put replacements into their places, then merge into what stands there."""
         for layer in self.layers():
             layer.unmerge()
             layer.disabled = self.disabled
-        self.replacements.activate([] if self.disabled else self.active_adapters if active is None else active)
+        self.replacements.activate([] if self.disabled else replaced)
         for layer in self.layers():
             layer.merge(merged.get(layer.path, []), safe_merge)
 
@@ -137,10 +139,14 @@ class AdaptedModel(Module):
             start = f"method.{name}."
             config.load_training_state({key.removeprefix(start): x for key, x in state.items() if key.startswith(start)})
 
+    def to(self, dtype: Any) -> Self:
+        with self.disable_adapter():  # the base's own parameters; what replaces them follows when it is put into its place
+            return super().to(dtype)
+
     def take_out(self) -> CausalLM:
         """Put the bases back in the places of their layers."""
         model = self.base_model.model
         for layer in self.layers():
             model.set_submodule(layer.path, layer.base_layer)
-        model.adapted = False
+        model.adapted, self.peft_config, self.active_adapters = False, {}, []
         return model

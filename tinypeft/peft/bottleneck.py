@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
@@ -27,11 +27,14 @@ from tinypeft.nn.layers import Add, activation
 from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer
 
-# style -> (where, reduction_factor, non_linearity, scaling): the defaults of the adapters library
-STYLES: dict[str, tuple[list[str], float, str, float]] = {
-    "houlsby": (["attention_add", "output_add"], 16, "swish", 1.0),
-    "pfeiffer": (["output_add"], 16, "relu", 1.0),
-    "parallel": (["output_add"], 2, "relu", 4.0),
+# The defaults of the adapters library for DoubleSeqBn, SeqBn and ParBn.
+STYLES: dict[str, dict[str, Any]] = {
+    "houlsby": {"target_modules": ["attention_add", "output_add"], "reduction_factor": 16, "non_linearity": "swish",
+                "scaling": 1.0, "init_weights": "bert"},
+    "pfeiffer": {"target_modules": ["output_add"], "reduction_factor": 16, "non_linearity": "relu", "scaling": 1.0,
+                 "init_weights": "bert"},
+    "parallel": {"target_modules": ["output_add"], "reduction_factor": 2, "non_linearity": "relu", "scaling": 4.0,
+                 "init_weights": "mam_adapter"},
 }
 
 
@@ -49,29 +52,21 @@ class BottleneckConfig(TargetedConfig):
     """
 
     style: str = "houlsby"
-    reduction_factor: float | None = None
-    non_linearity: str | None = None
-    scaling: float | None = None
-    init_weights: str | None = None
+    reduction_factor: Any = None
+    non_linearity: Any = None
+    scaling: Any = None
+    init_weights: Any = None
 
     peft_type: ClassVar[str] = "BOTTLENECK"
-    default_targets: ClassVar[dict[str, str | list[str]]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_choice("style", *STYLES)
-        where, factor, act, scaling = STYLES[self.style]
-        self.target_modules = where if self.target_modules is None else self.target_modules
-        self.reduction_factor = factor if self.reduction_factor is None else self.reduction_factor
-        self.non_linearity = act if self.non_linearity is None else self.non_linearity
-        self.scaling = scaling if self.scaling is None else self.scaling
-        self.init_weights = self.init_weights or ("mam_adapter" if self.style == "parallel" else "bert")
+        for name, value in STYLES[self.style].items():
+            setattr(self, name, value if getattr(self, name) is None else getattr(self, name))
         activation(self.non_linearity)  # refuses what it does not know
         self.check("reduction_factor", self.reduction_factor > 0, "be above 0")
         self.check_choice("init_weights", "bert", "mam_adapter")
-
-    def resolved(self, model_type: str) -> Self:
-        return self
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         self.like, self.d = next(model.parameters()), model.config.hidden_size
@@ -91,8 +86,6 @@ class Bottleneck(Module):
     """f(z) = scaling * (W_up act(W_down z + b_down) + b_up)."""
 
     def __init__(self, config: BottleneckConfig, d: int, m: int):
-        assert config.non_linearity is not None  # filled in
-        assert config.scaling is not None
         self.adapter_down = [Linear(d, m)]  # a list of one: the adapters library's names have a 0 here
         self.adapter_up = Linear(m, d)
         self.act, self.scaling = activation(config.non_linearity), config.scaling
@@ -115,18 +108,18 @@ class BottleneckLayer(AdapterLayer):
         self.adapters_style: dict[str, str] = {}
 
     def add(self, adapter_name: str, config: BottleneckConfig, seed: int) -> None:
-        """W_down and W_up from N(0, 0.02^2), biases zero; or W_up = 0 and W_down, b_down as torch's Linear starts."""
-        assert config.reduction_factor is not None
+        """W_down and W_up from N(0, 0.02^2); or W_up = 0 and W_down as torch's Linear starts. Biases are zero."""
         m = int(config.d // config.reduction_factor)
         if m < 1:
-            raise ValueError(f"a reduction_factor of {config.reduction_factor} leaves nothing of a width of {config.d}")
+            raise ValueError(f"reduction_factor={config.reduction_factor} leaves nothing of a width of {config.d}: choose less")
         adapter = Bottleneck(config, config.d, m)
+        random, bound = generator(seed, adapter_name, self.path), config.d**-0.5
+        draws: dict[str, Callable[..., Any]] = {
+            "bert": partial(random.normal, 0.0, 0.02), "mam_adapter": partial(random.uniform, -bound, bound)}
         for name, parameter in adapter.named_parameters():
-            random, bert = generator(seed, adapter_name, f"{self.path}.{name}"), config.init_weights == "bert"
-            draw: Callable[[], Any] = partial(random.uniform, -(config.d**-0.5), config.d**-0.5, parameter.shape)
-            if bert or name.startswith("adapter_up"):
-                draw = partial(random.normal, 0.0, 0.02 if bert and parameter.ndim == 2 else 0.0, parameter.shape)
-            parameter.data = new_parameter(parameter.shape, config.like, draw).data
+            zero = parameter.ndim == 1 or (name == "adapter_up.weight" and config.init_weights == "mam_adapter")
+            draw = partial(draws[config.init_weights], parameter.shape)
+            parameter.data = new_parameter(parameter.shape, config.like, (lambda: 0.0) if zero else draw).data
         self.adapters[adapter_name], self.adapters_style[adapter_name] = adapter, config.style
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:

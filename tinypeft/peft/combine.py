@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinypeft.backend import Array
+from tinypeft.nn import refuse_meta
 from tinypeft.peft.lora import LoraConfig, LoraEmbedding, LoraLayer
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def weighted_adapter(peft_model: PeftModel, adapters: list[str], weights: list[f
     """
     if not adapters or len(adapters) != len(weights) or not all(np.isfinite(weights)):
         raise ValueError(f"expected as many finite weights as adapters, at least one; got {adapters} and {weights}")
+    if svd_rank is not None and (kind != "svd" or svd_rank < 1):
+        raise ValueError(f'svd_rank={svd_rank!r} for {kind!r}: it is for "svd" only, and at least 1')
+    refuse_meta(peft_model.parameters(), "there is nothing to combine")
     if kind not in KINDS:
         raise ValueError(f"combination_type {kind!r} is not implemented; {', '.join(KINDS)} are")
     for name in adapters:

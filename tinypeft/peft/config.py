@@ -190,7 +190,10 @@ class TargetedConfig(PeftConfig):
         return next((layer for layer in self.layers if isinstance(module, layer.wraps)), None)
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
-        """Make what the layers of a new adapter share, knowing all the modules (path -> module) that it is to wrap."""
+        """Make what the layers of a new adapter share, knowing all the modules (path -> module) that it is to wrap.
+
+        Attributes that this sets live as long as the adapter, and are not saved.
+        """
 
 
 METHODS: dict[str, type[PeftConfig]] = {}

@@ -17,7 +17,7 @@ import numpy as np
 
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array
-from tinypeft.nn import Conv1D, Module, Parameter, new_parameter
+from tinypeft.nn import Module, Parameter, new_parameter
 from tinypeft.peft.config import layer_of
 from tinypeft.peft.lora import LoraConfig, LoraLayer
 
@@ -45,7 +45,7 @@ class DoraLayer(LoraLayer):
             self.lora_magnitude_vector[adapter_name] = m = Magnitude()
             base, residual = self.base_layer, adapter_name in self.lora_residual  # which with s B A gives W0
             m.weight = new_parameter((base.out_features,), base.weight, lambda: np.linalg.norm(
-                self._base_weight() if residual else self._direction(adapter_name), axis=1))
+                self.oriented(base.weight.data) if residual else self._direction(adapter_name), axis=1))
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
         return {name.replace("magnitude_vector.weight", "magnitude_vector"): parameter  # as peft has it in files
@@ -59,7 +59,7 @@ class DoraLayer(LoraLayer):
         if dropped is x:
             plain = base if layer.bias is None else base - layer.bias  # W0 x is there already
         else:
-            plain = F.linear(dropped, layer.weight.T if isinstance(layer, Conv1D) else layer.weight)
+            plain = F.linear(dropped, self.oriented(layer.weight))
         ratio = self.lora_magnitude_vector[name].weight / np.linalg.norm(self._direction(name), axis=1)  # (out,)
         return (ratio - 1.0) * plain + ratio * update
 
@@ -68,12 +68,8 @@ class DoraLayer(LoraLayer):
         if adapter_name not in self.lora_magnitude_vector:
             return super().delta_weight(adapter_name)
         V, m = self._direction(adapter_name), self.lora_magnitude_vector[adapter_name].weight.data
-        return (m / np.linalg.norm(V, axis=1))[:, None] * V - self._base_weight()
-
-    def _base_weight(self) -> Array:
-        """W0, (out, in)."""
-        return self.base_layer.weight.data.T if isinstance(self.base_layer, Conv1D) else self.base_layer.weight.data
+        return (m / np.linalg.norm(V, axis=1))[:, None] * V - self.oriented(self.base_layer.weight.data)
 
     def _direction(self, name: str) -> Array:
         """V = W0 + (alpha / r) B A, (out, in)."""
-        return self._base_weight() + super().delta_weight(name)
+        return self.oriented(self.base_layer.weight.data) + super().delta_weight(name)

@@ -1,6 +1,6 @@
 """(IA)3: infused adapter by inhibiting and amplifying inner activations (Liu et al. 2022, 2205.05638).
 
-One learned number for each feature of the keys, the values and the feed-forward input, nothing else:
+One learned number for each feature of the keys, the values and the feed-forward layer's hidden activations, nothing else:
 
     y = l * (W x + b)       on keys and values, l (out, 1)
     y = W (l * x) + b       on the feed-forward layer's last matrix, l (1, in)
@@ -16,9 +16,9 @@ from typing import ClassVar, Self
 
 from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
-from tinypeft.nn import Conv1D, Linear, Module, Parameter, generator, new_parameter
+from tinypeft.nn import Module, Parameter, generator, new_parameter
 from tinypeft.peft.config import TargetedConfig, layer_of
-from tinypeft.peft.layer import AdapterLayer
+from tinypeft.peft.layer import DeltaLayer
 from tinypeft.peft.targets import matches
 
 FEEDFORWARD = {"gpt2": ["mlp.c_proj"], "llama": ["down_proj"]}
@@ -61,11 +61,10 @@ class IA3Config(TargetedConfig):
 
 
 @layer_of(IA3Config)
-class IA3Layer(AdapterLayer):
+class IA3Layer(DeltaLayer):
     """y = l * (W x + b), or W (l * x) + b; several active adapters multiply."""
 
     prefix = "ia3_"
-    wraps = (Linear, Conv1D)
 
     def __init__(self, base_layer: Module, path: str = ""):
         super().__init__(base_layer, path)
@@ -96,7 +95,7 @@ class IA3Layer(AdapterLayer):
         values = {name: parameter.data for name, parameter in self.base_layer.named_parameters()}
         for name in names:
             l = self.ia3_l[name].data  # noqa: E741
-            values["weight"] = values["weight"] * (l.T if isinstance(self.base_layer, Conv1D) else l)
+            values["weight"] = values["weight"] * self.oriented(l)
             if "bias" in values and not self.ia3_at_input[name]:
                 values["bias"] = values["bias"] * l[:, 0]
         return values

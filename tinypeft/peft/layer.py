@@ -108,8 +108,7 @@ class AdapterLayer(Module):
             for wanted in dict.fromkeys(self.rows):
                 rows = [i for i, name in enumerate(self.rows) if name == wanted]
                 self._only = [wanted] if wanted in self.adapter_names else []
-                # What is the same for all rows (GPT-2's positions) has one.
-                outputs.append(self.forward(*(x[rows if x.shape[0] == len(self.rows) else [0] * len(rows)] for x in inputs)))
+                outputs.append(self.forward(*(_rows_of(x, rows, len(self.rows)) for x in inputs)))
                 order += rows
         finally:
             self._only = None
@@ -142,7 +141,7 @@ class AdapterLayer(Module):
             self._unmerged.append((owner, attribute, parameter))
             # A Parameter of its own: the base's may be tied to another layer, which must not see the merge.
             setattr(owner, attribute, merged := copy.copy(parameter))
-            merged.data = array
+            merged.data = array.astype(parameter.dtype, copy=False)
         self.merged = names
 
     def unmerge(self) -> None:
@@ -150,6 +149,15 @@ class AdapterLayer(Module):
         for owner, attribute, parameter in self._unmerged:
             setattr(owner, attribute, parameter)
         self._unmerged, self.merged = [], []
+
+
+def _rows_of(x: Any, rows: list[int], size: int) -> Any:
+    """Some rows of one input of a layer, for a batch of `size`; what is the same for all (GPT-2's positions) has one row."""
+    if x is None:
+        return None
+    if not hasattr(x, "shape"):
+        raise ValueError(f"a layer that is called with a {type(x).__name__} cannot be mixed within a batch")
+    return x[rows if x.shape[0] == size else [0] * len(rows)]
 
 
 class DeltaLayer(AdapterLayer):
@@ -162,18 +170,21 @@ class DeltaLayer(AdapterLayer):
         raise NotImplementedError
 
     def merged_values(self, names: list[str]) -> dict[str, Array]:
-        weight = self.base_layer.weight.data.copy()
+        weight = self.base_layer.weight.data
         for name in names:
-            delta = self.delta_weight(name)
-            weight += (delta.T if isinstance(self.base_layer, Conv1D) else delta).astype(weight.dtype, copy=False)
+            weight = weight + self.oriented(self.delta_weight(name))
         return {"weight": weight}
+
+    def oriented(self, matrix: Array) -> Array:
+        """A matrix (out, in) as the base stores it, (in, out) in a Conv1D; or back."""
+        return matrix.T if isinstance(self.base_layer, Conv1D) else matrix
 
     def check_rank(self, r: int, n_out: int | None = None, n_in: int | None = None) -> None:
         """Raise a ValueError for a rank above that of the base's matrix."""
         n_out, n_in = n_out or self.base_layer.out_features, n_in or self.base_layer.in_features
         if r > min(n_out, n_in):
             raise ValueError(f"rank r={r} for {self.path}, a matrix of {n_out} x {n_in}: above {min(n_out, n_in)} it is no "
-                             "longer a low-rank update")
+                             f"longer a low-rank update. Choose at most {min(n_out, n_in)}, or other target_modules")
 
 
 class CopyLayer(AdapterLayer):

@@ -4,7 +4,8 @@ The weight W0 stays frozen; beside it two thin matrices learn its change:
 
     W = W0 + (alpha / r) B A        A (r, in), B (out, r), r << min(in, out)
 
-A starts random and B at zero, so the first output is the base model's, and the first step moves B only (dA = B^T ... = 0).
+A starts random and B at zero, so the first output is the base model's, and the first step moves B only: the gradient of A,
+(alpha / r) B^T dL/dW, is zero.
 (The paper draws A from a Gaussian; its authors' code and peft from U(-1/sqrt(in), 1/sqrt(in)), and so do we.)
 rsLoRA (Kalajdzievski 2023, 2312.03732) scales by alpha / sqrt(r) instead.
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array
-from tinypeft.nn import Conv1D, Dropout, Embedding, Linear, Module, Parameter, generator, new_parameter, refuse_meta
+from tinypeft.nn import Dropout, Embedding, Linear, Module, Parameter, generator, new_parameter, refuse_meta
 from tinypeft.peft.config import TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer, DeltaLayer
 from tinypeft.peft.lora_init import FROM_WEIGHT, INITS, initial_A, initial_B
@@ -64,10 +67,10 @@ class LoraConfig(TargetedConfig):
         super().__post_init__()
         for name, r in {"r": self.r, **self.rank_pattern}.items():
             if not isinstance(r, int) or isinstance(r, bool) or r < 1:
-                raise ValueError(f"LoraConfig: the rank must be an integer of at least 1, got {name}={r!r}")
+                raise ValueError(f"{type(self).__name__}: the rank must be an integer of at least 1, got {name}={r!r}")
         for name, alpha in {"lora_alpha": self.lora_alpha, **self.alpha_pattern}.items():
             if not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
-                raise ValueError(f"LoraConfig: lora_alpha must be a positive number, got {name}={alpha!r}")
+                raise ValueError(f"{type(self).__name__}: lora_alpha must be a positive number, got {name}={alpha!r}")
         self.check_dropout("lora_dropout")
         self.check_choice("bias", "none", "all", "lora_only")
         self.check_choice("init_lora_weights", True, False, *INITS)
@@ -100,10 +103,10 @@ class LoraLayer(DeltaLayer):
         random = generator(seed, adapter_name, f"{self.path}.lora_A")
         if kind in FROM_WEIGHT:
             refuse_meta([base.weight], f"init_lora_weights={kind!r} starts from the weights' values")
-            W = base.weight.data.T if isinstance(base, Conv1D) else base.weight.data  # (out, in)
-            A.weight.data, B.weight.data, left = FROM_WEIGHT[kind](W, r, s)
+            W = self.oriented(base.weight.data)  # (out, in)
+            A.weight.data, B.weight.data, left = FROM_WEIGHT[kind](W.astype(np.result_type(W.dtype, np.float32)), r, s)
             self.lora_residual[adapter_name] = residual = Parameter(base.weight.shape)
-            residual.data = left.T if isinstance(base, Conv1D) else left
+            residual.data = self.oriented(left).astype(W.dtype, copy=False)
         else:
             A.weight = new_parameter(A.weight.shape, base.weight, lambda: initial_A(kind, A.weight.shape, random))
             B.weight = new_parameter(B.weight.shape, base.weight, lambda: initial_B(kind, B.weight.shape, random))
@@ -149,12 +152,17 @@ class LoraEmbedding(DeltaLayer):
         self.lora_scaling: dict[str, float] = {}
 
     def add(self, adapter_name: str, config: LoraConfig, seed: int) -> None:
-        """A = 0, B ~ N(0, 1)."""
+        """A = 0, B ~ N(0, 1); with init_lora_weights=False A ~ N(0, 1) too."""
+        kind = config.init_lora_weights
+        if kind in FROM_WEIGHT:
+            raise ValueError(f"init_lora_weights={kind!r} is for linear layers, {self.path} is an embedding: leave it out "
+                             "of the target_modules")
         (V, d), like = self.base_layer.weight.shape, self.base_layer.weight
         r, self.lora_scaling[adapter_name] = rank_and_scaling(config, self.path)
         self.check_rank(r, V, d)
         random = generator(seed, adapter_name, f"{self.path}.lora_embedding_B")
-        self.lora_embedding_A[adapter_name] = new_parameter((r, V), like, lambda: 0.0)
+        self.lora_embedding_A[adapter_name] = new_parameter(
+            (r, V), like, lambda: random.standard_normal((r, V)) if kind is False else 0.0)
         self.lora_embedding_B[adapter_name] = new_parameter((d, r), like, lambda: random.standard_normal((d, r)))
 
     def forward(self, ids: Array) -> Tensor:

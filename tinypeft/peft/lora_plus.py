@@ -2,8 +2,8 @@
 
     lr(A) = lr        lr(B) = ratio * lr
 
-B starts at zero and A does not, so that for wide models equal rates leave A's features hardly used; a ratio of about 16 does
-better, says the paper.
+A sums over as many numbers as the layer has inputs, B over r only: in wide models a rate that is small enough for A moves B
+too slowly, so that equal rates learn features inefficiently. A ratio of about 16 does better, says the paper.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ def create_loraplus_optimizer(model: Module, optimizer_cls: Callable[..., Optimi
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if "lora_embedding" in name:
+        *_, above, attribute, last = ["", "", *name.split(".")]  # lora_B.<adapter>.weight, lora_embedding_B.<adapter>
+        kind = above if last in ("weight", "bias") else attribute
+        if kind.startswith("lora_embedding"):
             groups["embedding"].append(parameter)
-        elif "lora_B" in name or parameter.ndim == 1:
-            groups["B, no decay" if "bias" in name or id(parameter) in in_norms else "B"].append(parameter)
+        elif kind == "lora_B" or parameter.ndim == 1:
+            groups["B, no decay" if last == "bias" or id(parameter) in in_norms else "B"].append(parameter)
         else:
             groups["A"].append(parameter)
     rates = {"A": lr, "embedding": loraplus_lr_embedding, "B": lr * loraplus_lr_ratio, "B, no decay": lr * loraplus_lr_ratio}

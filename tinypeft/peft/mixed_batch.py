@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tinypeft.autograd import Tensor
+
 if TYPE_CHECKING:
     from tinypeft.peft.model import PeftModel
 
@@ -22,7 +24,9 @@ def mixed_batch(peft_model: PeftModel, adapter_names: Sequence[str] | None, inpu
     if adapter_names is None:
         yield
         return
-    names, size = list(adapter_names), len(getattr(inputs, "data", inputs))
+    if inputs is None:
+        raise ValueError("give input_ids or inputs_embeds, one of the two")
+    names, size = list(adapter_names), len(inputs.data if isinstance(inputs, Tensor) else inputs)
     if len(names) != size:
         raise ValueError(f"adapter_names has {len(names)} names for a batch of {size} rows")
     for name in dict.fromkeys(names):
@@ -35,6 +39,7 @@ def mixed_batch(peft_model: PeftModel, adapter_names: Sequence[str] | None, inpu
     layers = peft_model.layers()
     if any(layer.merged for layer in layers):
         raise ValueError("adapters are merged into the weights: unmerge_adapter() before mixing them within a batch")
+    replaced = peft_model.replacements.active
     peft_model.replacements.activate([])
     for layer in layers:
         layer.rows = names
@@ -43,4 +48,4 @@ def mixed_batch(peft_model: PeftModel, adapter_names: Sequence[str] | None, inpu
     finally:
         for layer in layers:
             layer.rows = None
-        peft_model.replacements.activate([] if peft_model.disabled else peft_model.active_adapters)
+        peft_model.replacements.activate(replaced)

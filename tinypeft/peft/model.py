@@ -80,8 +80,8 @@ class PeftModel(AdaptedModel):
             call = vars(with_prompts(self, **call))
         with mixed_batch(self, adapter_names, input_ids if inputs_embeds is None else inputs_embeds):
             out: CausalLMOutput = self.base_model.model(**call, output_hidden_states=output_hidden_states)
-        penalties = [self.peft_config[name].penalty() for name in self.active_adapters if self.training and not self.disabled]
-        for penalty in penalties:
+        penalized = self.active_adapters if self.training and not self.disabled and adapter_names is None else []
+        for penalty in [self.peft_config[name].penalty() for name in penalized]:
             out.loss = out.loss if out.loss is None or penalty is None else out.loss + penalty
         return out
 
@@ -112,6 +112,8 @@ class PeftModel(AdaptedModel):
             raise ValueError(f"an adapter's name becomes part of parameter and folder names: {adapter_name!r} may not be "
                              f"empty or {BASE}, or hold dots, slashes or spaces")
         config, model = replace(peft_config), self.base_model.model  # ours, to fill in: the caller's may serve other models
+        if not model.adapted:
+            raise ValueError("the adapters were taken out of this model: get_peft_model puts new ones in")
         if isinstance(config, TargetedConfig):
             config = config.resolved(model.config.model_type)
         config.loading = _loading
@@ -130,23 +132,29 @@ class PeftModel(AdaptedModel):
     def set_adapter(self, adapter_name: str | list[str]) -> None:
         """Make one adapter, or several whose effects add up, the active and trainable ones.
 
-        Order matters only for soft prompts: their tokens stand in the order in which they are listed.
+        Order matters only for soft prompts: their tokens stand in the order in which they are listed. What was merged is
+        unmerged.
 
         Raises:
             ValueError: an unknown name, or two adapters that cannot be active together; nothing is changed.
+            RuntimeError: inside disable_adapter().
         """
         names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
             self.known(name)
+        self._require_enabled()
         if not names:
             raise ValueError("name at least one adapter; disable_adapter() is the context in which none is active")
         check_together(names, self.replacements, self.layers())
+        self.restore({}, names)
         for layer in self.layers():
-            layer.unmerge()
             layer.active = [name for name in names if name in layer.adapter_names]
         self.active_adapters = names
-        self.replacements.activate([] if self.disabled else names)
         self.train_only(names)
+
+    def _require_enabled(self) -> None:
+        if self.disabled:
+            raise RuntimeError("the adapters are switched off here: leave disable_adapter() first")
 
     def load_adapter(self, folder: str | Path, adapter_name: str, is_trainable: bool = False) -> None:
         """Add an adapter that `save_pretrained`, ours or peft's, has written; `set_adapter` makes it active.
@@ -181,32 +189,34 @@ class PeftModel(AdaptedModel):
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+    def merge_adapter(self, adapter_names: str | list[str] | None = None, safe_merge: bool = False) -> None:
         """Fold adapters (the active ones) into the base weights: same output, no extra work; `unmerge_adapter` undoes it.
 
         Raises:
             ValueError: an adapter that is not a change of weights; or with safe_merge, a merged weight that is not finite.
                 Nothing is merged then.
-            RuntimeError: the model is on the meta device.
+            RuntimeError: the model is on the meta device; or inside disable_adapter().
         """
-        names = self.active_adapters if adapter_names is None else adapter_names
+        self._require_enabled()
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names or self.active_adapters
         for name in names:
             kind, wraps = self.known(name).peft_type, [layer for layer in self.layers() if name in layer.adapter_names]
             if name in self.prompt_encoder or not all(layer.mergeable for layer in wraps):
                 raise ValueError(f"{name!r} ({kind}) cannot be merged: it is not a change of the base's weights. Pass "
                                  "adapter_names without it, or keep the adapter beside the model")
-        check_together(names, self.replacements, self.layers())
-        before = {layer.path: layer.merged for layer in self.layers()}
-        merged = {path: list(dict.fromkeys([*those, *names])) for path, those in before.items()}
+        check_together(list(dict.fromkeys([*self.active_adapters, *names])), self.replacements, self.layers())
+        before = self.state()
+        merged = {path: list(dict.fromkeys([*those, *names])) for path, those in before[0].items()}
         try:
-            self.restore(merged, list(dict.fromkeys([*self.active_adapters, *names])), safe_merge)
+            self.restore(merged, list(dict.fromkeys([*before[1], *names])), safe_merge)
         except Exception:
-            self.restore(before)
+            self.restore(*before)
             raise
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`: the base weights are bit for bit what they were."""
-        self.restore({})
+        self._require_enabled()
+        self.restore({}, self.active_adapters)
 
     def merge_and_unload(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> CausalLM:
         """The plain model, with adapters (the active ones) in its weights, all frozen (requires_grad_() thaws them).
@@ -214,9 +224,15 @@ class PeftModel(AdaptedModel):
         Raises:
             ValueError, RuntimeError: as `merge_adapter`; nothing is changed.
         """
-        self.merge_adapter(adapter_names, safe_merge)
-        if adapter_names is not None:  # then without what others replace
-            self.restore({layer.path: layer.merged for layer in self.layers()}, adapter_names)
+        before, state = self.active_adapters, self.state()
+        if adapter_names is not None:
+            self.set_adapter(adapter_names)
+        try:
+            self.merge_adapter(None, safe_merge)
+        except Exception:
+            self.set_adapter(before)
+            self.restore(*state)
+            raise
         model = self.take_out()
         if model.lm_head.weight is not model.get_input_embeddings().weight:
             model.config.tie_word_embeddings = False  # the head has left the token table behind
@@ -225,8 +241,7 @@ class PeftModel(AdaptedModel):
 
     def unload(self) -> CausalLM:
         """The plain model as it was, without the adapters; what was trained before they came is trained again."""
-        self.unmerge_adapter()
-        self.replacements.activate([])
+        self.restore({}, [])
         for parameter in self._trained:
             parameter.requires_grad = True
         return self.take_out()

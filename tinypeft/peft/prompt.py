@@ -43,10 +43,10 @@ class PromptTuningConfig(PromptLearningConfig):
     prompt_tuning_init: str = "RANDOM"
     prompt_tuning_init_text: str | None = None
     tokenizer_name_or_path: Any = None
-    tokenizer_kwargs: dict[str, Any] | None = None
     position: str | None = None
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
+    unsupported: ClassVar[dict[str, Any]] = {"tokenizer_kwargs": None}
     beyond_peft: ClassVar[tuple[str, ...]] = ("position",)
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class Replacements:
 
     def __init__(self) -> None:
         self._of: dict[str, list[Replacement]] = {}
-        self._active: list[str] = []
+        self.active: list[str] = []
 
     def add(self, adapter_name: str, module: Module, attribute: str, key: str | None, own: Parameter | None = None) -> None:
         """Give an adapter its own version of a parameter: a copy to be trained, or `own`, which is frozen."""
@@ -43,7 +43,7 @@ class Replacements:
 
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter."""
-        self.activate([name for name in self._active if name != adapter_name])
+        self.activate([name for name in self.active if name != adapter_name])
         self._of.pop(adapter_name, None)
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
@@ -52,10 +52,10 @@ class Replacements:
 
     def activate(self, names: list[str]) -> None:
         """Put the originals back, then the parameters of these adapters in their places."""
-        for r in (r for name in self._active for r in self._of[name]):
+        for r in (r for name in self.active for r in self._of[name]):
             setattr(r.module, r.attribute, r.original)
-        self._active = [name for name in names if name in self._of]
-        for r in (r for name in self._active for r in self._of[name]):
+        self.active = [name for name in names if name in self._of]
+        for r in (r for name in self.active for r in self._of[name]):
             r.own.data = r.own.data.astype(r.original.dtype, copy=False) if not r.own.is_meta else r.own.data
             setattr(r.module, r.attribute, r.own)
 

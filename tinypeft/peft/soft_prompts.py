@@ -106,7 +106,7 @@ def with_prompts(peft_model: PeftModel, input_ids: Any, attention_mask: Any, lab
     call, first = ModelCall(embeds, None, None, None, cache), cache is None or not cache.length
     for name, given in (("attention_mask", attention_mask), ("labels", labels), ("position_ids", position_ids)):
         if given is not None:
-            array = asarray(getattr(given, "data", given), like=embeds.data)
+            array = asarray(given.data if isinstance(given, Tensor) else given, like=embeds.data)
             if name == "position_ids" and len(array) == 1:
                 array = np.repeat(array, B, axis=0)
             if array.shape[:1] != (B,) or array.ndim != 2 or (array.shape[1] != T and (first or name != "attention_mask")):

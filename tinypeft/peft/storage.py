@@ -66,11 +66,12 @@ def read(folder: str | Path, is_trainable: bool) -> tuple[PeftConfig, dict[str, 
     return config, read_safetensors(Path(folder) / WEIGHTS_NAME)
 
 
-def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarray], folder: Path) -> None:
+def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarray], folder: Path,
+           stacklevel: int = 3) -> None:
     """Give an adapter, new in the model, the values of a file.
 
     Raises:
-        ValueError: they do not fit; the adapter is as it was.
+        ValueError: they do not fit; the caller takes the adapter out.
     """
     parameters, config = peft_model.parameters_of(adapter_name), peft_model.peft_config[adapter_name]
     made_for, model = config.base_model_name_or_path, peft_model.base_model.model
@@ -89,7 +90,7 @@ def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarr
                          f"{model.name_or_path or 'without a name'}, a {type(model).__name__}") from None
     if made_for and model.name_or_path and made_for != model.name_or_path:
         warnings.warn(f"the adapter was made for {made_for!r}, this model is {model.name_or_path!r}: the shapes fit, but "
-                      "on other weights than its own an adapter means nothing", stacklevel=5)
+                      "on other weights than its own an adapter means nothing", stacklevel=stacklevel)
     for key, parameter in parameters.items():
         parameter.data = asarray(np.array(tensors[key], dtype=parameter.dtype), like=parameter.data)
 
@@ -102,7 +103,7 @@ def load(kind: type[PeftModel], model: CausalLM, folder: Path, adapter_name: str
     config, tensors = read(stack[first], is_trainable)
     peft_model = kind(model, config, first, _loading=True)
     try:
-        put_in(peft_model, first, tensors, stack[first])
+        put_in(peft_model, first, tensors, stack[first], stacklevel=4)
         for name in list(stack)[1:]:
             peft_model.load_adapter(stack[name], name, is_trainable)
         peft_model.set_adapter(list(stack))

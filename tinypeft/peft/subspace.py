@@ -2,15 +2,15 @@
 
     theta = theta_0 + P z        z (d,) trained, starting at 0; P (D, d) random, frozen, its columns of length about 1
 
-The smallest d that does nearly as well as training everything (90% of the gain: d90) is the task's intrinsic dimension.
+The smallest d that reaches 90% of what training everything reaches (d90) is called the task's intrinsic dimension.
 Aghajanyan et al. (2020, 2012.13255) find it small for fine-tuning, which is why LoRA can work.
 
 P would have D * d numbers. It is the product of matrices that need no storing ("Fastfood", Le et al. 2013, 1408.3060):
 
     P_block = H G Pi H S / sqrt(d D)        S signs, Pi a permutation, G Gaussian, H Hadamard's matrix of +1 and -1, (d, d)
 
-with a power of two for d (z is filled up with zeros) and as many blocks as D needs. S, Pi and G are 3 D numbers, drawn from
-the seed; a product with H takes far fewer multiplications than d^2.
+with a power of two for d (z is filled up with zeros) and as many blocks as each parameter needs. S, Pi, its inverse and G are
+drawn from the seed, about 4 D numbers; a product with H takes far fewer multiplications than d^2.
 
 Also here, what to look at a trained change of weights with: `effective_rank` and `best_low_rank`.
 """
@@ -56,11 +56,12 @@ class SubspaceConfig(TargetedConfig):
 
     def prepare(self, model: CausalLM, modules: dict[str, Module], seed: int) -> None:
         """One z for all layers; and one name for a parameter that two of them share (a tied head)."""
-        self.paths, self.names = list(modules), dict[int, str]()
-        self.draws: dict[int, tuple[Array, Array, Array, Array]] = {}  # id of a parameter -> its rows of P
+        self.paths, self.names = list(modules), dict[str, str]()  # of each parameter -> of the first that is the same
+        self.draws: dict[str, tuple[Array, Array, Array, Array]] = {}  # the rows of P of each such first
+        first: dict[int, str] = {}
         for path, module in modules.items():
             for name, parameter in module.named_parameters():
-                self.names.setdefault(id(parameter), f"{path}.{name}")
+                self.names[f"{path}.{name}"] = first.setdefault(id(parameter), f"{path}.{name}")
         moved = {id(p): p for module in modules.values() for p in module.parameters()}
         D = sum(p.size for p in moved.values())
         self.check("num_weights", self.num_weights in (0, D), f"be {D} for this model (was the adapter made for another base?)")
@@ -95,13 +96,13 @@ class SubspaceLayer(AdapterLayer):
         """z = 0."""
         self.subspace_z[adapter_name], self.subspace_configs[adapter_name] = config.z, config
 
-    def _move(self, parameter: Parameter, adapter_name: str, z: Tensor) -> Tensor:
-        """P_p z for one of the module's parameters, in its shape."""
+    def _move(self, name: str, parameter: Parameter, adapter_name: str, z: Tensor) -> Tensor:
+        """P_p z for the module's parameter of this name, in its shape."""
         config = self.subspace_configs[adapter_name]
-        if id(parameter) not in config.draws:
-            random = generator(config.projection_seed, config.names[id(parameter)])
-            config.draws[id(parameter)] = draw(parameter.size, config.dimension, random, like=z)
-        P = config.draws[id(parameter)]
+        name = config.names[f"{self.path}.{name}"]
+        if name not in config.draws:
+            config.draws[name] = draw(parameter.size, config.dimension, generator(config.projection_seed, name), like=z)
+        P = config.draws[name]
         return fastfood(z, P=P, size=parameter.size, total=config.num_weights).reshape(parameter.shape)
 
     def forward(self, *inputs: Tensor | Array) -> Tensor:
@@ -110,13 +111,13 @@ class SubspaceLayer(AdapterLayer):
         try:
             for adapter in self.working:
                 for name, parameter in before.items():
-                    setattr(base, name, getattr(base, name) + self._move(parameter, adapter, self.subspace_z[adapter]))
+                    setattr(base, name, getattr(base, name) + self._move(name, parameter, adapter, self.subspace_z[adapter]))
             return base(*inputs)
         finally:
             vars(base).update(before)
 
     def merged_values(self, names: list[str]) -> dict[str, Array]:
-        return {name: parameter.data + sum(self._move(parameter, adapter, self.subspace_z[adapter].detach()).data
+        return {name: parameter.data + sum(self._move(name, parameter, adapter, self.subspace_z[adapter].detach()).data
                                            for adapter in names)
                 for name, parameter in self.base_layer.named_parameters()}
 

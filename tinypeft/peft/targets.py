@@ -35,7 +35,12 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
     else:
         found = [name for name in modules if matches(name, wanted)]
     named = found
-    found = [name for name in found if not (config.exclude_modules and matches(name, config.exclude_modules))]
+    without = config.exclude_modules or []
+    idle = [entry for entry in without if isinstance(without, list) and not any(matches(name, [entry]) for name in modules)]
+    if strict and idle:
+        raise ValueError(f"exclude_modules {idle} match no module of this {type(model).__name__}. "
+                         f"{_suggest(idle, list(modules))}")
+    found = [name for name in found if not (without and matches(name, without))]
     found = [name for name in found if _in_layers(name, config.layers_to_transform, config.layers_pattern)]
 
     adaptable = [name for name, module in modules.items() if config.layer_for(module)]
@@ -51,7 +56,7 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
                          "leave none of them")
     wrong = [name for name in found if name not in adaptable]
     if wrong:
-        kinds = ", ".join(dict.fromkeys(kind.__name__ for layer in config.layers for kind in layer.wraps))
+        kinds = ", ".join(dict.fromkeys(type(modules[name]).__name__ for name in adaptable))
         raise ValueError(f"target_modules {entries} match {some(wrong)}, of type {type(modules[wrong[0]]).__name__}; only "
                          f"{kinds} can be adapted. {_suggest(entries, adaptable)}")
     return found
@@ -81,14 +86,16 @@ def inject_layers(model: CausalLM, config: TargetedConfig, adapter_name: str, se
     Raises:
         ValueError: as `find_targets`; or a module carries another method already.
     """
-    strict, found = not config.loading, set(find_targets(model, config, strict=not config.loading))
+    strict = not config.loading
+    found = set(find_targets(model, config, strict))
     bases = {path: module for path, module in plain_modules(model).items() if path in found}
     for option in ("rank_pattern", "alpha_pattern"):
         patterns = getattr(config, option, None) or {}
         if idle := [key for key in patterns if strict and not any(pattern_value(p, {key: True}, False) for p in bases)]:
             raise ValueError(f"{option} {idle} match none of the target modules: {some(bases)}")
     if hasattr(config, "fan_in_fan_out"):  # said of the last, as peft does; layers look at their own base
-        config.fan_in_fan_out = [isinstance(b, Conv1D) for b in bases.values() if isinstance(b, Linear | Conv1D)][-1:] == [True]
+        linear = [base for base in bases.values() if isinstance(base, Linear | Conv1D)]
+        config.fan_in_fan_out = bool(linear) and isinstance(linear[-1], Conv1D)
     config.prepare(model, bases, seed)
     layers = {}
     for path, base in bases.items():
@@ -118,7 +125,7 @@ def inject_copies(model: CausalLM, config: PeftConfig, adapter_name: str, seed: 
                          f"{_suggest(idle, list(modules))}")
     for path in paths:
         inner = [m for m in model.get_submodule(path).modules() if isinstance(m, AdapterLayer)]
-        if inner and not isinstance(inner[0], ModulesToSaveLayer):
+        if inner and not isinstance(model.get_submodule(path), ModulesToSaveLayer):
             raise ValueError(f"modules_to_save names {path}, in which {inner[0].path} carries the adapter "
                              f"{', '.join(inner[0].adapter_names)}: a copy of it would be trained instead")
     for path in paths:
