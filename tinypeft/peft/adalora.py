@@ -79,14 +79,11 @@ class AdaLoraConfig(LoraConfig):
         self.importance: dict[tuple[str, int], tuple[Array, Array]] = {}  # path, which of the three -> I, U
 
     def penalty(self) -> Tensor:
-        """orth_reg_weight times the mean over all A and B of ||A A^T - I||, ||B^T B - I||."""
+        """orth_reg_weight times the mean of all ||A A^T - I||, ||B^T B - I||. (1e-30, since the root has no slope at 0.)"""
         products = [M for A, _, B in self.triplets.values() if len(A.data) for M in (A @ A.T, B.T @ B)]
-        # (The root has no slope at 0; what is added there is too little to be seen elsewhere.)
         distances = [(((M - asarray(np.eye(len(M.data), dtype=M.dtype), like=M.data)) ** 2).sum() + 1e-30) ** 0.5
                      for M in products]
         return sum(distances[1:], distances[0]) * (self.orth_reg_weight / len(distances))
-
-    # ---- the budget -------------------------------------------------------------------------------------------------
 
     def budget(self, matrices: int, step: int) -> int:
         """How many triplets so many matrices may have together after a step.
@@ -99,17 +96,16 @@ class AdaLoraConfig(LoraConfig):
         return int((first - last) * left**3 + last)
 
     def update_and_allocate(self, step: int) -> None:
-        """Look at the gradients of this step, and set the least important singular values to zero.
-
-        What was loaded from a file has its ranks, and keeps them.
+        """Look at the gradients of this step, and set the least important singular values to zero. (A loaded adapter has its
+        ranks, and keeps them.)
 
         Raises:
             RuntimeError: there are no gradients.
         """
-        end = self.total_step - self.tfinal
-        allocates = step == end or (self.tinit < step < end and step % self.deltaT == 0)
         if self.loading:
             return
+        end = self.total_step - self.tfinal
+        allocates = step == end or (self.tinit < step < end and step % self.deltaT == 0)
         if step < end:
             self._look_at_gradients()
         if allocates:
@@ -147,9 +143,8 @@ class AdaLoraConfig(LoraConfig):
         threshold = everything[len(everything) - budget - 1] if budget < len(everything) else -1.0
         return {f"{path}.lora_E": (score > threshold).tolist() for path, score in scores.items()}
 
-    # ---- files: only the triplets that are left ---------------------------------------------------------------------
-
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        """Only the triplets that are left."""
         def left(key: str, array: Array) -> Array:
             path, _, name = key.removeprefix("base_model.model.").rpartition(".")
             mask = np.array((self.rank_pattern or {}).get(f"{path}.lora_E", []), dtype=bool)

@@ -173,7 +173,6 @@ class TargetedConfig(PeftConfig):
         self.check("layers_pattern", self.layers_pattern is None or self.layers_to_transform is not None,
                    "come with layers_to_transform: it says how blocks are called, not which of them are meant")
 
-
     def resolved(self, model_type: str) -> Self:
         """The config for a model, with the defaults of its type filled in.
 

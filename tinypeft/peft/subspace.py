@@ -58,16 +58,14 @@ class SubspaceConfig(TargetedConfig):
         """One z for all layers; and one name for a parameter that two of them share (a tied head)."""
         self.paths, self.names = list(modules), dict[str, str]()  # of each parameter -> of the first that is the same
         self.draws: dict[str, tuple[Array, Array, Array, Array]] = {}  # the rows of P of each such first
-        first: dict[int, str] = {}
+        first: dict[int, tuple[str, Parameter]] = {}
         for path, module in modules.items():
             for name, parameter in module.named_parameters():
-                self.names[f"{path}.{name}"] = first.setdefault(id(parameter), f"{path}.{name}")
-        moved = {id(p): p for module in modules.values() for p in module.parameters()}
-        D = sum(p.size for p in moved.values())
+                self.names[f"{path}.{name}"] = first.setdefault(id(parameter), (f"{path}.{name}", parameter))[0]
+        D = sum(parameter.size for _, parameter in first.values())
         self.check("num_weights", self.num_weights in (0, D), f"be {D} for this model (was the adapter made for another base?)")
         self.num_weights = D
-        self.z = new_parameter((self.dimension,), next(iter(moved.values())), lambda: 0.0)
-
+        self.z = new_parameter((self.dimension,), model.lm_head.weight, lambda: 0.0)
 
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
         """z once, not once for each layer."""
@@ -75,9 +73,9 @@ class SubspaceConfig(TargetedConfig):
         return kept | {"subspace_z": to_numpy(self.z.data)}
 
     def from_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
+        z = [array for key, array in tensors.items() if key == "subspace_z"]
         kept = {key: array for key, array in tensors.items() if key != "subspace_z"}
-        return kept | {f"base_model.model.{path}.subspace_z": z for z in [tensors.get("subspace_z")] if z is not None
-                       for path in self.paths}
+        return kept | {f"base_model.model.{path}.subspace_z": z[0] for path in self.paths if z}
 
 
 @layer_of(SubspaceConfig)
@@ -102,12 +100,10 @@ class SubspaceLayer(AdapterLayer):
         name = config.names[f"{self.path}.{name}"]
         if name not in config.draws:
             config.draws[name] = draw(parameter.size, config.dimension, generator(config.projection_seed, name), like=z)
-        P = config.draws[name]
-        return fastfood(z, P=P, size=parameter.size, total=config.num_weights).reshape(parameter.shape)
+        return fastfood(z, P=config.draws[name], size=parameter.size, total=config.num_weights).reshape(parameter.shape)
 
     def forward(self, *inputs: Tensor | Array) -> Tensor:
-        base = self.base_layer
-        before = {name: parameter for name, parameter in vars(base).items() if isinstance(parameter, Parameter)}
+        base, before = self.base_layer, {n: p for n, p in vars(self.base_layer).items() if isinstance(p, Parameter)}
         try:
             for adapter in self.working:
                 for name, parameter in before.items():
@@ -125,10 +121,9 @@ class SubspaceLayer(AdapterLayer):
 def draw(size: int, dimension: int, random: np.random.Generator, like: Tensor) -> tuple[Array, Array, Array, Array]:
     """S, Pi, Pi's inverse and G of `size` rows of P: each (blocks, d), with d as a power of two."""
     width = 1 << (dimension - 1).bit_length()
-    blocks = -(-size // width)
-    signs, shuffle = random.integers(0, 2, (blocks, width)) * 2 - 1, np.argsort(random.random((blocks, width)), axis=1)
-    gauss = random.standard_normal((blocks, width))
-    back = np.argsort(shuffle, axis=1)
+    shape = -(-size // width), width
+    signs, shuffle = random.integers(0, 2, shape) * 2 - 1, np.argsort(random.random(shape), axis=1)
+    gauss, back = random.standard_normal(shape), np.argsort(shuffle, axis=1)
     signs, gauss = (asarray(x, like=like.data).astype(like.dtype) for x in (signs, gauss))
     return signs, asarray(shuffle, like=like.data), asarray(back, like=like.data), gauss
 
@@ -136,8 +131,7 @@ def draw(size: int, dimension: int, random: np.random.Generator, like: Tensor) -
 @op
 def fastfood(z: Array, *, P: tuple[Array, Array, Array, Array], size: int, total: int) -> Value:
     """Rows of P z: z (d,) -> (size,), for the next `size` of all `total` weights; the formula is at the top of this file."""
-    signs, shuffle, back, gauss = P
-    blocks, width = signs.shape
+    (signs, shuffle, back, gauss), (blocks, width) = P, P[0].shape
     scale = (width * total) ** -0.5  # a row of H G Pi H S has numbers of variance d; D rows of them make a column of length 1
     padded = np.zeros_like(z, shape=width)
     padded[:len(z)] = z
@@ -190,10 +184,7 @@ def effective_rank(delta: Array) -> float:
 
 
 def best_low_rank(delta: Array, r: int) -> tuple[Array, Array, float]:
-    """B (out, r) and A (r, in) whose product is nearest to a matrix (Eckart and Young 1936), and what is lost.
-
-    Returns:
-        B, A, and |delta - B A| / |delta| in the Frobenius norm: the root of the share of the squared singular values beyond r.
+    """B (out, r) and A (r, in) whose product is nearest to a matrix (Eckart and Young 1936), and |delta - B A| / |delta|.
 
     Raises:
         ValueError: r is not between 1 and the smaller side.
