@@ -65,7 +65,7 @@ class SubspaceConfig(TargetedConfig):
         D = sum(parameter.size for _, parameter in first.values())
         self.check("num_weights", self.num_weights in (0, D), f"be {D} for this model (was the adapter made for another base?)")
         self.num_weights = D
-        self.z = new_parameter((self.dimension,), model.lm_head.weight, lambda: 0.0)
+        self.z = new_parameter((self.dimension,), next(iter(first.values()))[1], lambda: 0.0)
 
     def to_file(self, tensors: dict[str, Array], folder: Path) -> dict[str, Array]:
         """z once, not once for each layer."""
