@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import assert_close
+from hypothesis import given, settings, strategies as st
 from peft_cases import IDS, base, logits, scramble
 
 from tinypeft import (
@@ -15,6 +16,7 @@ from tinypeft import (
     BitFitConfig,
     BottleneckConfig,
     IA3Config,
+    LNTuningConfig,
     LoraConfig,
     PeftModel,
     PromptTuningConfig,
@@ -230,3 +232,56 @@ def test_a_mixed_batch_says_what_it_needs():
     prompted = get_peft_model(base("llama"), PromptTuningConfig(num_virtual_tokens=2))
     with pytest.raises(ValueError, match="cannot be mixed within a batch"):
         prompted(IDS, adapter_names=["default", "__base__"])
+
+
+POOL: dict[str, Any] = {  # adapters of many methods that may meet in one model
+    "lora": LoraConfig(r=2, target_modules=["c_attn"]), "lora2": LoraConfig(r=1, target_modules=["c_attn"], bias="lora_only"),
+    "pissa": LoraConfig(r=2, init_lora_weights="pissa", target_modules=["attn.c_proj"]), "bitfit": BitFitConfig(),
+    "dora": LoraConfig(r=2, use_dora=True, target_modules=["c_fc"]), "ia3": IA3Config(target_modules=["mlp.c_proj"]),
+    "ln": LNTuningConfig(target_modules=["ln_f"]), "prompt": PromptTuningConfig(num_virtual_tokens=2),
+    "houlsby": BottleneckConfig(reduction_factor=8),
+}
+NAMES = st.lists(st.sampled_from([*POOL]), min_size=1, max_size=3, unique=True)
+VERBS = st.one_of(st.tuples(st.sampled_from(["set", "merge"]), NAMES),
+                  st.tuples(st.sampled_from(["unmerge", "off", "come and go"]), st.none()))
+
+
+def full_of_adapters() -> PeftModel:
+    peft_model = get_peft_model(base("gpt2"), POOL["lora"], "lora")
+    for i, (name, config) in enumerate(POOL.items()):
+        if name != "lora":
+            peft_model.add_adapter(name, config)
+        peft_model.set_adapter(name)
+        scramble(peft_model, seed=i)
+    peft_model.set_adapter("lora")
+    return peft_model
+
+
+@settings(max_examples=25)
+@given(st.lists(VERBS, min_size=2, max_size=6))
+def test_any_sequence_of_verbs_leaves_what_it_says(verbs):
+    """Beside a model that goes through them stands a twin that is never merged: active and merged ones are just active."""
+    peft_model, twin, plain = full_of_adapters(), full_of_adapters(), logits(base("gpt2"))
+    active, merged = ["lora"], []
+    for verb, names in verbs:
+        try:
+            if verb == "set":
+                peft_model.set_adapter(names)
+                active, merged = names, []
+            elif verb == "merge":
+                peft_model.merge_adapter(names)
+                merged = list(dict.fromkeys([*merged, *names]))
+            elif verb == "unmerge":
+                peft_model.unmerge_adapter()
+                merged = []
+            elif verb == "off":
+                with peft_model.disable_adapter():
+                    assert_close(logits(peft_model), plain, 0)
+            else:
+                peft_model.add_adapter("guest", LoraConfig(r=1, target_modules=["lm_head"]))
+                peft_model.delete_adapter("guest")
+        except ValueError:
+            pass  # rivals, or what cannot be merged: then nothing may have changed
+        twin.set_adapter(list(dict.fromkeys([*active, *merged])))
+        assert_close(logits(peft_model), logits(twin), 1e-10, f"after {verb} {names}, of {verbs}")
+    assert_close(logits(peft_model.unload()), plain, 0)
