@@ -1,4 +1,8 @@
-"""Parameter-efficient fine-tuning, one method a file, with peft's verbs."""
+"""Parameter-efficient fine-tuning, one method a file, with peft's verbs.
+
+To add a method, write a file with its config and its layer, and import the config here. Shapes in comments: B batch, T time,
+d model width, h heads, r rank, p virtual tokens, V vocabulary.
+"""
 
 from tinypeft.peft.adalora import AdaLoraConfig
 from tinypeft.peft.bitfit import BitFitConfig
