@@ -22,6 +22,7 @@ from tinypeft import (
     PromptTuningConfig,
     SubspaceConfig,
     ULoraConfig,
+    VeraConfig,
     create_loraplus_optimizer,
     get_peft_model,
 )
@@ -164,6 +165,12 @@ def test_the_shortest_adalora_schedules_are_refused_or_work():
     peft_model.update_and_allocate(5)  # long after the end, without ever having looked: nothing to do
     with pytest.raises(ValueError, match="use_rslora=True is not implemented"):
         AdaLoraConfig(total_step=9, use_rslora=True)
+
+
+def test_numbers_of_numpy_can_be_saved(tmp_path):
+    peft_model = get_peft_model(base("llama"), VeraConfig(r=np.int64(3)))
+    peft_model.save_pretrained(tmp_path)
+    assert PeftModel.from_pretrained(base("llama"), tmp_path).peft_config["default"].r == 3
 
 
 def test_half_precision_bases_can_start_pissa_and_stay_half_when_merged():

@@ -16,11 +16,12 @@ class Checked:
             raise ValueError(f"{type(self).__name__}: {name} must {expected}, got {getattr(self, name)!r}")
 
     def check_counts(self, *names: str) -> None:
-        """These must be whole numbers of at least 1."""
+        """These must be whole numbers of at least 1; NumPy's become Python's, which JSON can hold."""
         for name in names:
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             self.check(name, whole and bool(value >= 1), "be a positive integer")
+            setattr(self, name, int(value))
 
     def check_choice(self, name: str, *values: Any) -> None:
         """This must be one of the values."""

@@ -25,6 +25,8 @@ L = TypeVar("L", bound="type[AdapterLayer]")
 
 CONFIG_NAME = "adapter_config.json"
 PEFT_VERSION = "0.21.2"  # whose keys and defaults we read and write
+# Model type -> the default target_modules of LoRA and its kin.
+LORA_TARGETS: dict[str, str | list[str]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
 
 
 class TaskType(enum.StrEnum):

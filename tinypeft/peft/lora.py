@@ -20,7 +20,7 @@ import numpy as np
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array
 from tinypeft.nn import Dropout, Embedding, Linear, Module, Parameter, generator, new_parameter, refuse_meta
-from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.peft.config import LORA_TARGETS, TargetedConfig, layer_of
 from tinypeft.peft.layer import AdapterLayer, DeltaLayer
 from tinypeft.peft.lora_init import FROM_WEIGHT, INITS, initial_A, initial_B
 from tinypeft.peft.targets import pattern_value
@@ -54,7 +54,7 @@ class LoraConfig(TargetedConfig):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
 
     peft_type: ClassVar[str] = "LORA"
-    default_targets: ClassVar[dict[str, str | list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+    default_targets: ClassVar[dict[str, str | list[str]]] = LORA_TARGETS
     unsupported: ClassVar[dict[str, Any]] = {
         "alora_invocation_tokens": None, "arrow_config": None, "corda_config": None, "ensure_weight_tying": False,
         "eva_config": None, "kasa_config": None, "layer_replication": None, "loftq_config": {}, "lora_bias": False,

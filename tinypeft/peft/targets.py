@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinypeft.nn import CausalLM, Conv1D, Linear, Module
@@ -36,8 +36,7 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
         found = [name for name in modules if matches(name, wanted)]
     named = found
     without = config.exclude_modules or []
-    idle = [entry for entry in without if isinstance(without, list) and not any(matches(name, [entry]) for name in modules)]
-    if strict and idle:
+    if strict and (idle := unmatched(without, modules)):
         raise ValueError(f"exclude_modules {idle} match no module of this {type(model).__name__}. "
                          f"{_suggest(idle, list(modules))}")
     found = [name for name in found if not (without and matches(name, without))]
@@ -45,7 +44,7 @@ def find_targets(model: CausalLM, config: TargetedConfig, strict: bool = True) -
 
     adaptable = [name for name, module in modules.items() if config.layer_for(module)]
     entries = [wanted] if isinstance(wanted, str) else wanted
-    idle = [entry for entry in entries if isinstance(wanted, list) and not any(matches(name, [entry]) for name in modules)]
+    idle = unmatched(wanted, modules)
     if not named or (strict and idle):
         hint = " (a string is a regular expression for the whole name; give names as a list)" if isinstance(wanted, str) else ""
         raise ValueError(f"target_modules {idle or entries} match no module of this {type(model).__name__}{hint}. "
@@ -120,7 +119,7 @@ def inject_copies(model: CausalLM, config: PeftConfig, adapter_name: str, seed: 
     """
     names, modules = config.modules_to_save or [], plain_modules(model)
     paths = [path for path in modules if matches(path, names)]
-    if idle := [name for name in names if not any(matches(path, [name]) for path in modules)]:
+    if idle := unmatched(names, modules):
         raise ValueError(f"modules_to_save {idle} match no module of this {type(model).__name__}. "
                          f"{_suggest(idle, list(modules))}")
     for path in paths:
@@ -155,6 +154,12 @@ def matches(name: str, patterns: str | Sequence[str]) -> bool:
         except re.error as error:
             raise ValueError(f"{patterns!r} is not a regular expression ({error}); give names as a list") from None
     return any(name == pattern or name.endswith("." + pattern) for pattern in patterns)
+
+
+def unmatched(patterns: str | Sequence[str], names: Iterable[str]) -> list[str]:
+    """Those of several endings that no name has; none for a regular expression, which is one pattern for all names."""
+    endings = [] if isinstance(patterns, str) else patterns
+    return [ending for ending in endings if not any(matches(name, [ending]) for name in names)]
 
 
 def pattern_value(name: str, patterns: dict[str, Any], default: Any) -> Any:

@@ -28,7 +28,7 @@ from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.files import read_safetensors, write_safetensors
 from tinypeft.nn import CausalLM, Module, Parameter, generator, new_parameter
 from tinypeft.nn.module import check_state, some
-from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.peft.config import LORA_TARGETS, TargetedConfig, layer_of
 from tinypeft.peft.layer import DeltaLayer
 
 FACTORS_NAME = "ulora_factors.safetensors"
@@ -51,7 +51,7 @@ class ULoraConfig(TargetedConfig):
     trains_factors: bool = False
 
     peft_type: ClassVar[str] = "ULORA"
-    default_targets: ClassVar[dict[str, str | list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+    default_targets: ClassVar[dict[str, str | list[str]]] = LORA_TARGETS
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ import numpy as np
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.nn import CausalLM, Dropout, Module, Parameter, new_parameter
-from tinypeft.peft.config import TargetedConfig, layer_of
+from tinypeft.peft.config import LORA_TARGETS, TargetedConfig, layer_of
 from tinypeft.peft.layer import DeltaLayer
 
 
@@ -46,7 +46,7 @@ class VeraConfig(TargetedConfig):
     bias: str = "none"
 
     peft_type: ClassVar[str] = "VERA"
-    default_targets: ClassVar[dict[str, str | list[str]]] = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}
+    default_targets: ClassVar[dict[str, str | list[str]]] = LORA_TARGETS
     unsupported: ClassVar[dict[str, Any]] = {"init_weights": True}
     beyond_peft: ClassVar[tuple[str, ...]] = ("exclude_modules",)
 
