@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from tinypeft.files.atomic import replace_file
-from tinypeft.files.text import read_json
+from tinypeft.files.text import existing, read_json
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
@@ -30,11 +30,11 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         FileNotFoundError: there is no such file.
         ValueError: it is truncated, corrupt or no safetensors file, or holds a dtype that NumPy lacks (float8, ...).
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, "safetensors", error) from error
     return {name: _to_array(path, name, entry) for name, entry in sorted(entries)}
 
 
@@ -43,12 +43,12 @@ def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
 
     Raises FileNotFoundError and ValueError as `read_safetensors` does.
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, "safetensors", error) from error
 
 
 def write_safetensors(
@@ -134,15 +134,9 @@ def _to_array(path: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
     return array
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    return path
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
+def unreadable(path: Path, kind: str, error: Exception) -> ValueError:
+    """The error for a file that is damaged or of another `kind`, such as "GGUF"."""
     return ValueError(
-        f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. "
+        f"{path} ({path.stat().st_size} bytes) is not a complete {kind} file: {error}. "
         "It may be truncated, corrupt or of another format; copy or download it again."
     )

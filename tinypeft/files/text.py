@@ -14,9 +14,7 @@ def read_json(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is not UTF-8 or not JSON; the message has the file, line and column.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+    path = existing(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -43,3 +41,11 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` in UTF-8, newlines as they are on every system, atomically."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a file that is there, else a FileNotFoundError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    return path

@@ -1,14 +1,14 @@
-"""Models by name: Hugging Face folders of GPT-2 or Llama, and the bundled base."""
+"""Models by name: Hugging Face folders of GPT-2 or Llama, the bundled base, and SmolLM2."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinypeft.backend import as_dtype
 from tinypeft.files import read_checkpoint, read_json
+from tinypeft.models import smollm2
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.nn import CausalLM, Config, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -27,28 +27,30 @@ class AutoModelForCausalLM:
         """Load a model, in eval mode.
 
         Args:
-            name_or_path: "tinypeft/surnames", which comes with the library, or a folder in Hugging Face's format:
-                config.json and model.safetensors, or shards with model.safetensors.index.json.
+            name_or_path: "tinypeft/surnames", which comes with the library; "tinypeft/smollm2-135m-instruct", which
+                `tinypeft get smollm2` installs; or a folder in Hugging Face's format: config.json and model.safetensors, or
+                shards with model.safetensors.index.json.
             dtype: compute and store in float16, float32 or float64; bfloat16 means float32 here. BF16 files are widened.
             device_map: accepted, since scripts say "auto"; there is one device.
 
         Raises:
-            FileNotFoundError: there is no such folder or file.
+            FileNotFoundError: there is no such folder or file, or the model is not installed.
+            ImportError: SmolLM2 needs the extra `real`.
             ValueError: another kind of model, or tensors that are missing, unknown, misshapen or corrupt.
 
         >>> model = AutoModelForCausalLM.from_pretrained("tinypeft/surnames")
         >>> type(model).__name__, model.config.num_hidden_layers
         ('LlamaForCausalLM', 4)
         """
-        folder = resolve_folder(name_or_path)
         dtype = as_dtype(dtype)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), device="meta")
-        state = _rename(read_checkpoint(folder), model)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name_or_path), device="meta")
+        state = _rename(_read_state(name_or_path), model)
         try:
             model.load_state_dict(state, dtype=dtype)
         except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from None
+            raise ValueError(f"{name_or_path}: {error}") from None
         model.name_or_path = str(name_or_path)
+        model.hub_name = smollm2.HUB_NAME if model.name_or_path == smollm2.NAME else None
         return model.eval()
 
     @staticmethod
@@ -78,7 +80,9 @@ class AutoConfig:
 
     @staticmethod
     def from_pretrained(name_or_path: str | Path) -> Config:
-        """Read config.json of a folder or of the bundled base."""
+        """Read config.json of a folder or of a model with a name; raises as for the model."""
+        if str(name_or_path) == smollm2.NAME:
+            return AutoConfig.from_dict(smollm2.read_config())
         path = resolve_folder(name_or_path) / "config.json"
         try:
             return AutoConfig.from_dict(read_json(path))
@@ -96,7 +100,14 @@ class AutoConfig:
         return FAMILIES[kind][0].from_dict(values)
 
 
-def _rename(state: dict[str, np.ndarray], model: CausalLM) -> dict[str, np.ndarray]:
+def _read_state(name_or_path: str | Path) -> Mapping[str, Any]:
+    """Name -> array or StoredArray of a model's checkpoint."""
+    if str(name_or_path) == smollm2.NAME:
+        return smollm2.read_state()
+    return read_checkpoint(resolve_folder(name_or_path))
+
+
+def _rename(state: Mapping[str, Any], model: CausalLM) -> dict[str, Any]:
     """Our names for a checkpoint's tensors: some were saved from the body alone, or with what can be recomputed."""
     prefix = f"{model.body_name}."
     recomputed = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tinypeft.models.chat import Message, render_chat
+
 
 class BatchEncoding(dict[str, Any]):
     """What a tokenizer returns: a dict whose entries are also attributes, `encoding.input_ids`."""
@@ -19,12 +21,13 @@ class BatchEncoding(dict[str, Any]):
 
 
 class Tokenizer(ABC):
-    """What both kinds share. `bos_token` ... `padding_side` may be set: `tokenizer.pad_token = tokenizer.eos_token`."""
+    """What both kinds share. `bos_token` ... `chat_template` may be set: `tokenizer.pad_token = tokenizer.eos_token`."""
 
     bos_token: str | None
     eos_token: str | None
     pad_token: str | None
     padding_side = "right"
+    chat_template: str | None = None  # in Jinja, of models that were taught to converse
 
     @property
     @abstractmethod
@@ -100,6 +103,37 @@ class Tokenizer(ABC):
             raise ValueError("texts of unequal length do not make an array: pass padding=True")
         return BatchEncoding(input_ids=np.array(rows, dtype=np.int64), attention_mask=np.array(masks, dtype=np.int64))
 
+    def apply_chat_template(
+        self,
+        conversation: list[Message],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+    ) -> BatchEncoding | list[int] | str:
+        """A conversation in the form that the model was taught, special tokens included.
+
+        Args:
+            conversation: messages such as {"role": "user", "content": "Hello"}.
+            add_generation_prompt: end where the model's answer is to begin.
+            tokenize: False for the text itself.
+            return_tensors: as in `__call__`.
+            return_dict: False for the `input_ids` alone.
+
+        Raises:
+            TypeError, ValueError: it is no list of messages, the tokenizer has no template, or that refuses them.
+            ImportError: the library `jinja2` is not installed.
+        """
+        if self.chat_template is None:
+            raise ValueError("this tokenizer has no chat template, so its model was not taught to converse: set "
+                             "tokenizer.chat_template to one, or encode plain text")
+        text = render_chat(self.chat_template, conversation, add_generation_prompt=add_generation_prompt, **self._config())
+        if not tokenize:
+            return text
+        encoding = self(text, add_special_tokens=False, return_tensors=return_tensors)
+        return encoding if return_dict else encoding.input_ids
+
     def decode(self, ids: int | Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids: an int, a list or a 1-D integer array.
 
@@ -161,4 +195,5 @@ class Tokenizer(ABC):
             "eos_token": self.eos_token,
             "pad_token": self.pad_token,
             "padding_side": self.padding_side,
+            **({} if self.chat_template is None else {"chat_template": self.chat_template}),
         }

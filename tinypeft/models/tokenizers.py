@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tinypeft.files import read_json, write_json, write_text
+from tinypeft.files import optional, read_json, write_json, write_text
+from tinypeft.models import smollm2
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.models.tokenizer_base import Tokenizer
+
+SPECIAL = ("bos", "eos", "pad")
 
 
 class AutoTokenizer:
@@ -19,17 +22,26 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(name_or_folder: str | Path, *, padding_side: str | None = None) -> Tokenizer:
-        """Load the tokenizer of a bundled model or of a folder that holds `tokenizer.json`.
+        """Load the tokenizer of a model with a name or of a folder that holds `tokenizer.json`.
 
         Args:
-            name_or_folder: such as "tinypeft/surnames" or "path/to/model".
+            name_or_folder: such as "tinypeft/surnames", "tinypeft/smollm2-135m-instruct" or "path/to/model".
             padding_side: "right" or "left"; by default what `tokenizer_config.json` says, else "right".
 
         Raises:
-            FileNotFoundError: no such model, or it has no tokenizer.json.
+            FileNotFoundError: no such model, or it is not installed or has no tokenizer.json.
             ValueError: tokenizer.json is not one.
-            ImportError: it needs the `tokenizers` library, which is not installed.
+            ImportError: it needs libraries of the extra `real`, which are not installed.
         """
+        if str(name_or_folder) == smollm2.NAME:
+            tokenizer: Tokenizer = HFTokenizer(*smollm2.read_tokenizer())
+        else:
+            tokenizer = AutoTokenizer._from_folder(name_or_folder)
+        tokenizer.padding_side = padding_side or tokenizer.padding_side
+        return tokenizer
+
+    @staticmethod
+    def _from_folder(name_or_folder: str | Path) -> Tokenizer:
         folder = resolve_folder(name_or_folder)
         if not (folder / "tokenizer.json").is_file():
             raise FileNotFoundError(
@@ -38,8 +50,8 @@ class AutoTokenizer:
             )
         config = _read_json_if_there(folder / "tokenizer_config.json")
         content = read_json(folder / "tokenizer.json")
-        tokenizer = CharTokenizer._from_json(content) or HFTokenizer(folder)
-        tokenizer.padding_side = padding_side or config.get("padding_side", "right")
+        tokenizer = CharTokenizer._from_json(content) or HFTokenizer.from_folder(folder)
+        tokenizer.padding_side = config.get("padding_side", "right")
         return tokenizer
 
 
@@ -163,41 +175,42 @@ class CharTokenizer(Tokenizer):
 
 
 class HFTokenizer(Tokenizer):
-    """Any tokenizer.json of Hugging Face, through the `tokenizers` library (extra `real`).
+    """Any tokenizer of Hugging Face, through the `tokenizers` library (extra `real`).
 
-    What is added around a text is what tokenizer.json says; bos, eos and pad are named by tokenizer_config.json, else
-    by special_tokens_map.json, else by the ids in the model's config.json.
+    Args:
+        backend: a `tokenizers.Tokenizer`, which says what is added around a text.
+        config: the content of tokenizer_config.json, which names bos, eos and pad; one that the vocabulary lacks is added to
+            it, as in transformers.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, backend: Any, config: dict[str, Any]) -> None:
+        self._backend, self._saved_config = backend, config
+        backend.no_truncation()  # tokenizer.json keeps what its last user had set
+        backend.no_padding()
+        self.bos_token, self.eos_token, self.pad_token = (_content(config.get(f"{name}_token")) for name in SPECIAL)
+        backend.add_special_tokens([token for token in (self.bos_token, self.eos_token, self.pad_token) if token is not None])
+        self.chat_template = config.get("chat_template")
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "HFTokenizer":
+        """Read tokenizer.json; bos, eos and pad are named by tokenizer_config.json, else by special_tokens_map.json, else
+        by the ids in the model's config.json."""
+        library = optional("tokenizers", f"{folder / 'tokenizer.json'}, which is not one of tinypeft's character tokenizers,")
         try:
-            from tokenizers import Tokenizer as Backend
-        except ImportError as error:
-            raise ImportError(
-                f"{folder}/tokenizer.json is not one of tinypeft's character tokenizers and needs the `tokenizers` "
-                'library: pip install "tinypeft[real]"'
-            ) from error
-        folder = Path(folder)
-        try:
-            self._backend = Backend.from_file(str(folder / "tokenizer.json"))
+            backend = library.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{folder}/tokenizer.json is no tokenizer that `tokenizers` can read: {error}") from error
-        self._backend.no_truncation()  # the file keeps what its last user had set
-        self._backend.no_padding()
-        self._saved_config = _read_json_if_there(folder / "tokenizer_config.json")
-        self.bos_token, self.eos_token, self.pad_token = (self._find(folder, name) for name in ("bos", "eos", "pad"))
-
-    def _find(self, folder: Path, name: str) -> str | None:
-        """The special token `name`, added to the vocabulary if tokenizer.json lacks it, as transformers does."""
-        for file in ("tokenizer_config.json", "special_tokens_map.json"):
-            token = _read_json_if_there(folder / file).get(f"{name}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if isinstance(token, str):
-                self._backend.add_special_tokens([token])
-                return token
-        ids = _read_json_if_there(folder / "config.json").get(f"{name}_token_id")
-        first = ids[0] if isinstance(ids, list) and ids else ids  # Llama 3 lists several eos ids
-        return self._backend.id_to_token(first) if isinstance(first, int) and first >= 0 else None
+        config, others, model = (_read_json_if_there(folder / f"{name}.json") for name in
+                                 ("tokenizer_config", "special_tokens_map", "config"))
+        for name in SPECIAL:
+            ids = model.get(f"{name}_token_id")
+            first = ids[0] if isinstance(ids, list) and ids else ids  # Llama 3 lists several eos ids
+            by_id = backend.id_to_token(first) if isinstance(first, int) and first >= 0 else None
+            key = f"{name}_token"
+            config[key] = _content(config.get(key)) or _content(others.get(key)) or by_id
+        if (folder / "chat_template.jinja").is_file():  # where transformers 5 puts it
+            config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return cls(backend, config)
 
     @property
     def vocab_size(self) -> int:
@@ -219,10 +232,11 @@ class HFTokenizer(Tokenizer):
         return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, keeping what else the latter held (a chat template, ...)."""
+        """Write tokenizer.json and tokenizer_config.json, keeping what else the latter held."""
         write_text(Path(folder) / "tokenizer.json", self._backend.to_str(pretty=True))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._saved_config, **self._config()}
         write_json(Path(folder) / "tokenizer_config.json", config)
+        (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)  # it would outweigh the one just written
 
 
 def _read_json_if_there(path: Path) -> dict[str, Any]:
@@ -230,6 +244,12 @@ def _read_json_if_there(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")
     return content
+
+
+def _content(token: Any) -> str | None:
+    """A token in a config, which is a string or a dict that holds it."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def _named(characters: list[str]) -> str:

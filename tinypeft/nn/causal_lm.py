@@ -85,6 +85,7 @@ class CausalLM(Module):
     config: Config
     lm_head: Linear
     name_or_path: str | None = None  # where it was loaded from
+    hub_name: str | None = None  # the name on the Hugging Face hub, which adapters record as their base
     adapted = False  # True while a PeftModel has adapters in it
     body_name: ClassVar[str]  # the attribute that holds the body; Hugging Face's base_model_prefix
     embedding_name: ClassVar[str]  # the body's attribute that holds the token table

@@ -125,7 +125,7 @@ class PeftModel(AdaptedModel):
             except Exception:
                 self.forget(adapter_name)
                 raise
-        config.base_model_name_or_path = config.base_model_name_or_path or model.name_or_path
+        config.base_model_name_or_path = config.base_model_name_or_path or model.hub_name or model.name_or_path
         self.train_only(self.active_adapters)
         self.train(model.training)  # the new layers too
 

@@ -88,7 +88,7 @@ def put_in(peft_model: PeftModel, adapter_name: str, tensors: dict[str, np.ndarr
     except ValueError as error:
         raise ValueError(f"{error}. The adapter was made for the base {made_for or 'of an unknown name'}; this model is "
                          f"{model.name_or_path or 'without a name'}, a {type(model).__name__}") from None
-    if made_for and model.name_or_path and made_for != model.name_or_path:
+    if made_for and model.name_or_path and made_for not in (model.name_or_path, model.hub_name):
         warnings.warn(f"the adapter was made for {made_for!r}, this model is {model.name_or_path!r}: the shapes fit, but "
                       "on other weights than its own an adapter means nothing", stacklevel=stacklevel)
     for key, parameter in parameters.items():

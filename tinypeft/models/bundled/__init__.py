@@ -3,6 +3,8 @@
 from difflib import get_close_matches
 from pathlib import Path
 
+from tinypeft.models import smollm2
+
 # Name -> folder in Hugging Face's layout: config.json, model.safetensors, tokenizer.json, tokenizer_config.json.
 BUNDLED = {"tinypeft/surnames": Path(__file__).parent / "surnames"}
 
@@ -18,10 +20,11 @@ def resolve_folder(name_or_folder: str | Path) -> Path:
         return folder
     if str(name_or_folder) in BUNDLED:
         raise FileNotFoundError(f"this installation of tinypeft lacks {folder}: install it again")
-    near = get_close_matches(str(name_or_folder), BUNDLED, n=1)
+    known = [*BUNDLED, smollm2.NAME]
+    near = get_close_matches(str(name_or_folder), known, n=1)
     raise FileNotFoundError(
         f"{str(name_or_folder)!r} is neither a folder nor a bundled model. "
         + (f"Did you mean {near[0]!r}? " if near else "")
-        + f"Bundled: {', '.join(BUNDLED)}. tinypeft downloads nothing: for a model of the Hugging Face hub, give the "
+        + f"Known: {', '.join(known)}. tinypeft downloads nothing: for a model of the Hugging Face hub, give the "
         "folder that `hf download NAME --local-dir FOLDER` made."
     )
