@@ -26,7 +26,7 @@ ROOM_BUDGETS = [
     (("nn",), 800),
     (("quant",), 500),
     (("peft",), 2000),
-    (("files", "models"), 600),
+    (("files", "models"), 680),
     (("training",), 500),
 ]
 NOT_METHODS = {"__init__.py", "model.py", "targets.py", "combine.py"}  # of peft/: every other file keeps a method's size

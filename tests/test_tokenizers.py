@@ -150,11 +150,12 @@ def test_decode_takes_what_generate_and_loops_give(tokenizer):
 @given(
     characters=st.lists(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20, unique=True),
     side=st.sampled_from(["left", "right"]),
+    template=st.sampled_from([None, "{{ messages }} ł"]),
 )
-def test_save_load_is_the_identity(characters, side, tmp_path_factory):
+def test_save_load_is_the_identity(characters, side, template, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     saved = CharTokenizer(characters, bos_token="[B]", eos_token="[E]", pad_token="[P]")
-    saved.padding_side = side
+    saved.padding_side, saved.chat_template = side, template
     saved.save_pretrained(folder)
     loaded = AutoTokenizer.from_pretrained(folder)
     assert type(loaded) is CharTokenizer

@@ -30,7 +30,8 @@ def tour(out: Output = Path("tinypeft-tour"), seed: Seed = 0,
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help='"tinypeft/surnames", or a folder of a GPT-2 or Llama in Hugging Face\'s format.')],
+    model: Annotated[str, typer.Option(help='"tinypeft/surnames", "tinypeft/smollm2-135m-instruct" (after `tinypeft get '
+                                             'smollm2`), or a folder of a GPT-2 or Llama in Hugging Face\'s format.')],
     data: Annotated[Path, typer.Option(help='FILE.txt, one text a line; or FILE.jsonl, one {"text": ...} or {"prompt": ..., '
                                             '"completion": ...} a line. Of these only the completion is learned.')],
     out: Annotated[Path, typer.Option(help="New folder for the result.")],
@@ -96,6 +97,14 @@ def compare(
     from tinypeft.commands.compare import run_compare
 
     run_compare(task=task, methods=methods, steps=steps, seeds=seeds, out=out, output_format=output_format, intrinsic=intrinsic)
+
+
+@app.command()
+def get(name: Annotated[str, typer.Argument(help="smollm2: a language model of 135 million weights, 93 MB.")]) -> None:
+    """Install a real language model, too large to come with the library, and see that it works."""
+    from tinypeft.commands.get import run_get
+
+    run_get(name)
 
 
 @app.command()

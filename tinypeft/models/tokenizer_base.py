@@ -1,12 +1,14 @@
 """What every tokenizer shares: calling it on a batch, padding, decoding. The vocabulary is left to the subclass."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from tinypeft.files import write_json
 from tinypeft.models.chat import Message, render_chat
 
 
@@ -28,6 +30,7 @@ class Tokenizer(ABC):
     pad_token: str | None
     padding_side = "right"
     chat_template: str | None = None  # in Jinja, of models that were taught to converse
+    _saved_config: Mapping[str, Any] = MappingProxyType({})  # what else belongs into tokenizer_config.json
 
     @property
     @abstractmethod
@@ -49,8 +52,8 @@ class Tokenizer(ABC):
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str: ...
 
     @abstractmethod
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers reads too."""
+    def _to_json(self) -> dict[str, Any]:
+        """The content of tokenizer.json."""
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text, with the special tokens that the model expects around it unless told otherwise.
@@ -63,14 +66,8 @@ class Tokenizer(ABC):
             raise TypeError(f"a text is a string, not {type(text).__name__}; several go in a list: tokenizer([...])")
         return self._encode(text, add_special_tokens)
 
-    def __call__(
-        self,
-        text: str | list[str],
-        *,
-        padding: bool | str = False,
-        add_special_tokens: bool = True,
-        return_tensors: str | None = None,
-    ) -> BatchEncoding:
+    def __call__(self, text: str | list[str], *, padding: bool | str = False, add_special_tokens: bool = True,
+                 return_tensors: str | None = None) -> BatchEncoding:
         """Encode one text or a batch of them.
 
         Args:
@@ -103,23 +100,19 @@ class Tokenizer(ABC):
             raise ValueError("texts of unequal length do not make an array: pass padding=True")
         return BatchEncoding(input_ids=np.array(rows, dtype=np.int64), attention_mask=np.array(masks, dtype=np.int64))
 
-    def apply_chat_template(
-        self,
-        conversation: list[Message],
-        *,
-        add_generation_prompt: bool = False,
-        tokenize: bool = True,
-        return_tensors: str | None = None,
-        return_dict: bool = True,
-    ) -> BatchEncoding | list[int] | str:
+    def apply_chat_template(self, conversation: list[Message], *, tokenize: bool = True, add_generation_prompt: bool = False,
+                            return_tensors: str | None = None, return_dict: bool = True) -> Any:
         """A conversation in the form that the model was taught, special tokens included.
 
         Args:
             conversation: messages such as {"role": "user", "content": "Hello"}.
+            tokenize: False for the text itself instead of its ids.
             add_generation_prompt: end where the model's answer is to begin.
-            tokenize: False for the text itself.
             return_tensors: as in `__call__`.
             return_dict: False for the `input_ids` alone.
+
+        Returns:
+            What `__call__` returns for the text; or the ids, or the text.
 
         Raises:
             TypeError, ValueError: it is no list of messages, the tokenizer has no template, or that refuses them.
@@ -128,7 +121,8 @@ class Tokenizer(ABC):
         if self.chat_template is None:
             raise ValueError("this tokenizer has no chat template, so its model was not taught to converse: set "
                              "tokenizer.chat_template to one, or encode plain text")
-        text = render_chat(self.chat_template, conversation, add_generation_prompt=add_generation_prompt, **self._config())
+        text = render_chat(self.chat_template, conversation, add_generation_prompt=add_generation_prompt,
+                           **self._special_tokens())
         if not tokenize:
             return text
         encoding = self(text, add_special_tokens=False, return_tensors=return_tensors)
@@ -175,10 +169,8 @@ class Tokenizer(ABC):
 
     def _needed_pad_id(self) -> int:
         if self.pad_token_id is None:
-            raise ValueError(
-                f"padding needs a pad token in the vocabulary, and pad_token is {self.pad_token!r}: "
-                "set tokenizer.pad_token = tokenizer.eos_token"
-            )
+            raise ValueError(f"padding needs a pad token in the vocabulary, and pad_token is {self.pad_token!r}: set "
+                             "tokenizer.pad_token = tokenizer.eos_token")
         return self.pad_token_id
 
     def _pad(self, rows: list[list[int]], filler: int) -> list[list[int]]:
@@ -188,12 +180,14 @@ class Tokenizer(ABC):
         fill = [[filler] * (longest - len(row)) for row in rows]
         return [f + row if self.padding_side == "left" else row + f for row, f in zip(rows, fill, strict=True)]
 
-    def _config(self) -> dict[str, Any]:
-        """What tokenizer_config.json says of both kinds."""
-        return {
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
-            "pad_token": self.pad_token,
-            "padding_side": self.padding_side,
-            **({} if self.chat_template is None else {"chat_template": self.chat_template}),
-        }
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers reads too."""
+        folder = Path(folder)
+        write_json(folder / "tokenizer.json", self._to_json())
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._saved_config, **self._special_tokens(),
+                  "padding_side": self.padding_side, "chat_template": self.chat_template}
+        write_json(folder / "tokenizer_config.json", config)
+        (folder / "chat_template.jinja").unlink(missing_ok=True)  # of an earlier save: it would outweigh the one just written
+
+    def _special_tokens(self) -> dict[str, str | None]:
+        return {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}

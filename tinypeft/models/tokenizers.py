@@ -4,17 +4,19 @@
 `tokenizer.json` (byte-level BPE of GPT-2 and Llama 3, ...) through the `tokenizers` library.
 """
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tinypeft.files import optional, read_json, write_json, write_text
+from tinypeft.files import optional, read_json
 from tinypeft.models import smollm2
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.models.tokenizer_base import Tokenizer
 
-SPECIAL = ("bos", "eos", "pad")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
 
 
 class AutoTokenizer:
@@ -34,24 +36,19 @@ class AutoTokenizer:
             ImportError: it needs libraries of the extra `real`, which are not installed.
         """
         if str(name_or_folder) == smollm2.NAME:
-            tokenizer: Tokenizer = HFTokenizer(*smollm2.read_tokenizer())
+            backend, config = smollm2.read_tokenizer()
+            tokenizer: Tokenizer = HFTokenizer(backend, config)
         else:
-            tokenizer = AutoTokenizer._from_folder(name_or_folder)
-        tokenizer.padding_side = padding_side or tokenizer.padding_side
-        return tokenizer
-
-    @staticmethod
-    def _from_folder(name_or_folder: str | Path) -> Tokenizer:
-        folder = resolve_folder(name_or_folder)
-        if not (folder / "tokenizer.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} has no tokenizer.json. A folder with an older tokenizer (vocab.json and merges.txt, "
-                "tokenizer.model) gets one from transformers: AutoTokenizer.from_pretrained(f).save_pretrained(f)"
-            )
-        config = _read_json_if_there(folder / "tokenizer_config.json")
-        content = read_json(folder / "tokenizer.json")
-        tokenizer = CharTokenizer._from_json(content) or HFTokenizer.from_folder(folder)
-        tokenizer.padding_side = config.get("padding_side", "right")
+            folder = resolve_folder(name_or_folder)
+            if not (folder / "tokenizer.json").is_file():
+                raise FileNotFoundError(f"{folder} has no tokenizer.json. A folder with an older tokenizer (vocab.json and "
+                                        "merges.txt, tokenizer.model) gets one from transformers: "
+                                        "AutoTokenizer.from_pretrained(f).save_pretrained(f)")
+            config = _read_config(folder)
+            characters = CharTokenizer._from_json(read_json(folder / "tokenizer.json"))
+            tokenizer = characters or HFTokenizer.from_folder(folder, config)
+        tokenizer.padding_side = padding_side or config.get("padding_side", "right")
+        tokenizer.chat_template = config.get("chat_template")
         return tokenizer
 
 
@@ -70,14 +67,10 @@ class CharTokenizer(Tokenizer):
         ValueError: `characters` repeats one or has none; special tokens are equal or shorter than two characters.
     """
 
-    def __init__(
-        self,
-        characters: str | Iterable[str],
-        *,
-        bos_token: str = "<bos>",
-        eos_token: str = "<eos>",
-        pad_token: str = "<pad>",
-    ) -> None:
+    _saved_config = MappingProxyType({"clean_up_tokenization_spaces": False})  # older transformers print "a ." as "a."
+
+    def __init__(self, characters: str | Iterable[str], *, bos_token: str = "<bos>", eos_token: str = "<eos>",
+                 pad_token: str = "<pad>") -> None:
         self.bos_token, self.eos_token, self.pad_token = bos_token, eos_token, pad_token
         self._specials = [pad_token, bos_token, eos_token]
         self.characters = list(characters)
@@ -106,10 +99,8 @@ class CharTokenizer(Tokenizer):
         tokens = self._pattern.findall(text)
         if unknown := sorted(set(tokens) - self._ids.keys()):
             shown = text if len(text) <= 60 else text[:60] + "..."
-            raise ValueError(
-                f"this tokenizer does not know {_named(unknown)} in {shown!r}. "
-                f"It knows {''.join(self.characters)!r}: fold or remove other characters first"
-            )
+            raise ValueError(f"this tokenizer does not know {_named(unknown)} in {shown!r}. It knows "
+                             f"{''.join(self.characters)!r}: fold or remove other characters first")
         start = [self._ids[self._specials[1]]] if add_special_tokens else []
         return start + [self._ids[token] for token in tokens]
 
@@ -120,16 +111,6 @@ class CharTokenizer(Tokenizer):
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         first = len(self._specials) if skip_special_tokens else 0
         return "".join(self._tokens[i] for i in ids if i >= first)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers reads too."""
-        write_json(Path(folder) / "tokenizer.json", self._to_json())
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,  # older transformers would print "a ." as "a."
-            **self._config(),
-        }
-        write_json(Path(folder) / "tokenizer_config.json", config)
 
     def _to_json(self) -> dict[str, Any]:
         """The same tokenizer in the words of the `tokenizers` library: split at every character, look each up."""
@@ -143,12 +124,7 @@ class CharTokenizer(Tokenizer):
             "padding": None,
             "added_tokens": [{"id": i, "content": token, **flags} for i, token in enumerate((pad, bos, eos))],
             "normalizer": None,
-            "pre_tokenizer": {
-                "type": "Split",
-                "pattern": {"Regex": r"[\s\S]"},
-                "behavior": "Isolated",
-                "invert": False,
-            },
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
             "post_processor": {
                 "type": "TemplateProcessing",
                 "single": [start, first],
@@ -183,34 +159,28 @@ class HFTokenizer(Tokenizer):
             it, as in transformers.
     """
 
-    def __init__(self, backend: Any, config: dict[str, Any]) -> None:
+    def __init__(self, backend: Any, config: Mapping[str, Any]) -> None:
         self._backend, self._saved_config = backend, config
         backend.no_truncation()  # tokenizer.json keeps what its last user had set
         backend.no_padding()
-        self.bos_token, self.eos_token, self.pad_token = (_content(config.get(f"{name}_token")) for name in SPECIAL)
-        backend.add_special_tokens([token for token in (self.bos_token, self.eos_token, self.pad_token) if token is not None])
-        self.chat_template = config.get("chat_template")
+        self.bos_token, self.eos_token, self.pad_token = (config.get(key) for key in SPECIAL_TOKENS)
+        backend.add_special_tokens([token for token in self._special_tokens().values() if token is not None])
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "HFTokenizer":
-        """Read tokenizer.json; bos, eos and pad are named by tokenizer_config.json, else by special_tokens_map.json, else
-        by the ids in the model's config.json."""
+    def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> "HFTokenizer":
+        """Read tokenizer.json; a special token that `config` leaves open is named by an id in the model's config.json."""
         library = optional("tokenizers", f"{folder / 'tokenizer.json'}, which is not one of tinypeft's character tokenizers,")
         try:
             backend = library.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{folder}/tokenizer.json is no tokenizer that `tokenizers` can read: {error}") from error
-        config, others, model = (_read_json_if_there(folder / f"{name}.json") for name in
-                                 ("tokenizer_config", "special_tokens_map", "config"))
-        for name in SPECIAL:
-            ids = model.get(f"{name}_token_id")
+        model, named = _read_json_if_there(folder / "config.json"), {}
+        for key in SPECIAL_TOKENS:
+            ids = model.get(f"{key}_id")
             first = ids[0] if isinstance(ids, list) and ids else ids  # Llama 3 lists several eos ids
             by_id = backend.id_to_token(first) if isinstance(first, int) and first >= 0 else None
-            key = f"{name}_token"
-            config[key] = _content(config.get(key)) or _content(others.get(key)) or by_id
-        if (folder / "chat_template.jinja").is_file():  # where transformers 5 puts it
-            config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        return cls(backend, config)
+            named[key] = config.get(key) or by_id
+        return cls(backend, {**config, **named})
 
     @property
     def vocab_size(self) -> int:
@@ -231,12 +201,20 @@ class HFTokenizer(Tokenizer):
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, keeping what else the latter held."""
-        write_text(Path(folder) / "tokenizer.json", self._backend.to_str(pretty=True))
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._saved_config, **self._config()}
-        write_json(Path(folder) / "tokenizer_config.json", config)
-        (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)  # it would outweigh the one just written
+    def _to_json(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._backend.to_str())
+        return content
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The content of tokenizer_config.json, with what other versions of transformers put into files of its own."""
+    config, others = (_read_json_if_there(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+    for key in SPECIAL_TOKENS:  # a string, or a dict that holds it
+        tokens = [token.get("content") if isinstance(token, dict) else token for token in (config.get(key), others.get(key))]
+        config[key] = next((token for token in tokens if isinstance(token, str)), None)
+    if (folder / "chat_template.jinja").is_file():
+        config["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return config
 
 
 def _read_json_if_there(path: Path) -> dict[str, Any]:
@@ -244,12 +222,6 @@ def _read_json_if_there(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object")
     return content
-
-
-def _content(token: Any) -> str | None:
-    """A token in a config, which is a string or a dict that holds it."""
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
 
 
 def _named(characters: list[str]) -> str:
