@@ -26,12 +26,13 @@ from tinypeft.peft import (
     create_loraplus_optimizer,
     get_peft_model,
 )
+from tinypeft.quant import BitsAndBytesConfig, prepare_model_for_kbit_training
 
 __version__ = "0.1.0"
-__all__ = ["AdaLoraConfig", "AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "BitFitConfig", "BottleneckConfig",
-           "GPT2Config", "IA3Config", "LNTuningConfig", "LlamaConfig", "LoraConfig", "PeftConfig", "PeftModel",
-           "PrefixTuningConfig", "PromptTuningConfig", "SubspaceConfig", "TaskType", "Tensor", "ULoraConfig", "VeraConfig",
-           "bfloat16", "checkpoint", "create_loraplus_optimizer", "float16", "float32", "float64", "get_peft_model",
-           "gradcheck", "no_grad"]
+__all__ = ["AdaLoraConfig", "AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "BitFitConfig", "BitsAndBytesConfig",
+           "BottleneckConfig", "GPT2Config", "IA3Config", "LNTuningConfig", "LlamaConfig", "LoraConfig", "PeftConfig",
+           "PeftModel", "PrefixTuningConfig", "PromptTuningConfig", "SubspaceConfig", "TaskType", "Tensor", "ULoraConfig",
+           "VeraConfig", "bfloat16", "checkpoint", "create_loraplus_optimizer", "float16", "float32", "float64",
+           "get_peft_model", "gradcheck", "no_grad", "prepare_model_for_kbit_training"]
 
 keep_freed_memory()

@@ -40,6 +40,19 @@ def to_numpy(x: Array) -> np.ndarray:
     return x if isinstance(x, np.ndarray) else x.get()
 
 
+def take_into(table: np.ndarray, indices: Array, out: Array) -> None:
+    """out[...] = table[indices], for indices that are known to lie within the table."""
+    if isinstance(out, np.ndarray):
+        table.take(indices, out=out, mode="clip")  # which writes into `out` at once; by default a copy is made and checked
+    else:
+        asarray(table, like=out).take(indices, out=out)
+
+
+def chunk_size(x: Array) -> int:
+    """How many numbers to work on at a time in several passes: what a core's cache holds; all, on a GPU."""
+    return 1 << 16 if isinstance(x, np.ndarray) else max(1 << 16, 2 << int(x.size).bit_length())
+
+
 def as_dtype(name: Any) -> np.dtype:
     """The floating-point NumPy dtype that `name` (a string, a NumPy dtype, None for float32) stands for.
 

@@ -11,42 +11,48 @@ from tinypeft.autograd.tensor import Node, Tensor, set_tape, tape
 from tinypeft.backend import Array
 
 
-def checkpoint(fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def checkpoint(fn: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """`fn(*inputs)`, keeping no activations: they are computed again in the backward pass.
 
     The gradients are those of `fn(*inputs)`, of its inputs and of every tensor that `fn` uses besides, dropout included: the
     second pass sees the random numbers of the first. Inputs may be frozen while something inside `fn` is trained.
 
     Args:
-        fn: a function of Tensors that returns one Tensor.
-        inputs: Tensors, all that comes from the graph so far; parameters and constants `fn` may close over.
+        fn: a function that returns one Tensor, and changes nothing but random generators.
+        inputs: what it is called with; it may close over others.
     """
     seen: dict[int, tuple[np.random.Generator, Any]] = {}
-    with set_tape(probing=True, generators=seen):
+    outside: dict[int, Tensor] = {}
+    with set_tape(probing=True, generators=seen, outside=outside):
         value = fn(*inputs)
-    if tape.generators is not None:  # inside another checkpoint, which must return to these states too
-        tape.generators.update({key: state for key, state in seen.items() if key not in tape.generators})
-    out = Tensor(value.data, requires_grad=value.requires_grad)
-    arrays, needs = [x.data for x in inputs], tuple(x.requires_grad for x in inputs)
+    if tape.probing:  # inside another checkpoint, which must return to these states and find these tensors too
+        tape.generators.update(seen | tape.generators)
+        tape.outside.update(outside)
+    out, used = Tensor(value.data, requires_grad=value.requires_grad), list(outside.values())
 
     def vjp(g: Array, _: tuple[bool, ...]) -> tuple[Any, ...]:
-        leaves = [Tensor(array, requires_grad=need) for array, need in zip(arrays, needs, strict=True)]
         now = [(generator, generator.bit_generator.state) for generator, _ in seen.values()]
         _set_states(list(seen.values()))
-        with set_tape(recording=True, probing=False, generators=None):
-            again = fn(*leaves)
-        _set_states(now)
-        again.backward(g)
-        return tuple(leaf.grad for leaf in leaves)
+        nodes = [x.node for x in used]
+        for x in used:  # a leaf, for this pass: its own past is for the walk that called us
+            x.node = None
+        try:
+            with set_tape(recording=True, probing=False):
+                fn(*inputs).backward(g)
+            return tuple(x.grad for x in used)
+        finally:
+            _set_states(now)
+            for x, node in zip(used, nodes, strict=True):
+                x.node, x.grad = node, None
 
     if out.requires_grad and not tape.probing:
-        out.node = Node("checkpoint", inputs, needs, vjp)
+        out.node = Node("checkpoint", tuple(used), (True,) * len(used), vjp)
     return out
 
 
 def uses_generator(generator: np.random.Generator) -> None:
     """To be called by an operation before it draws: a checkpoint notes the state, so as to draw the same again."""
-    if tape.generators is not None:
+    if tape.probing:
         tape.generators.setdefault(id(generator), (generator, generator.bit_generator.state))
 
 

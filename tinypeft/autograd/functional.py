@@ -92,7 +92,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, needs: tuple[b
         g = g.reshape(-1, g.shape[-1])  # (N, out)
         return ((g @ weight).reshape(shape) if needs[0] else None,
                 g.T @ kept if needs[1] else None,
-                _column_sums(g) if len(needs) > 2 and needs[2] else None)
+                column_sums(g) if len(needs) > 2 and needs[2] else None)
 
     return y.reshape(*shape[:-1], y.shape[-1]), vjp
 
@@ -121,7 +121,7 @@ def _row_dots(x: Array, y: Array) -> Array:
     return np.einsum("...d,...d->...", x, y)[..., None]
 
 
-def _column_sums(x: Array) -> Array:
+def column_sums(x: Array) -> Array:
     """(..., d) -> (d,)."""
     return x.reshape(-1, x.shape[-1]).sum(axis=0)
 
@@ -138,7 +138,7 @@ def _rms_norm(x: Array, weight: Array, eps: float) -> Value:
             dx = g * weight
             dx -= normed * (_row_dots(dx, normed) * (1 / normed.shape[-1]))
             dx *= scale
-        return dx, _column_sums(g * normed) if needs[1] else None
+        return dx, column_sums(g * normed) if needs[1] else None
 
     return normed * weight, vjp
 
@@ -162,7 +162,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5) -> Va
         dx, dw = normed_vjp(g, needs)
         if dx is not None:
             dx -= _row_means(dx)
-        return dx, dw, _column_sums(g) if needs[2] else None
+        return dx, dw, column_sums(g) if needs[2] else None
 
     return y, vjp
 

@@ -165,7 +165,9 @@ class Tape(threading.local):
     recording = True
     probing = False  # in the first pass of a checkpoint: mark what would be recorded, but record nothing
     observer: Observer = staticmethod(_nobody)
-    generators: dict[int, Any] | None = None  # random states that a checkpoint must be able to return to
+    # What the first pass finds, by id: random generators, with the states to return to, and tensors computed before.
+    generators: dict[int, Any] = {}  # noqa: RUF012
+    outside: dict[int, Any] = {}  # noqa: RUF012
 
 
 tape = Tape()
@@ -225,7 +227,9 @@ def op(function: Callable[..., Value]) -> Callable[..., Tensor]:
         value, vjp = function(*arrays, **options)
         tape.observer("after", "forward", name, (value,))
         out = Tensor(value, requires_grad=wanted)
-        if wanted and not tape.probing:
+        if wanted and tape.probing:  # nothing in a checkpoint has a node yet: what has one comes from outside
+            tape.outside.update({id(x): x for x in inputs if isinstance(x, Tensor) and x.node is not None})
+        elif wanted:
             out.node = Node(name, inputs, needs, vjp)
         return out
 

@@ -11,6 +11,7 @@ from tinypeft.files import read_checkpoint, read_json
 from tinypeft.models import smollm2
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.nn import CausalLM, Config, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from tinypeft.quant import BitsAndBytesConfig, gather_quantized, replace_with_bnb_linear
 
 # model_type in config.json -> its config and model
 FAMILIES: dict[str, tuple[type[Config], type[CausalLM]]] = {
@@ -23,7 +24,8 @@ class AutoModelForCausalLM:
     """Makes the model that a config.json describes."""
 
     @staticmethod
-    def from_pretrained(name_or_path: str | Path, *, dtype: Any = "float32", device_map: Any = None) -> CausalLM:
+    def from_pretrained(name_or_path: str | Path, *, dtype: Any = "float32", device_map: Any = None,
+                        quantization_config: BitsAndBytesConfig | None = None) -> CausalLM:
         """Load a model, in eval mode.
 
         Args:
@@ -32,6 +34,8 @@ class AutoModelForCausalLM:
                 shards with model.safetensors.index.json.
             dtype: compute and store in float16, float32 or float64; bfloat16 means float32 here. BF16 files are widened.
             device_map: accepted, since scripts say "auto"; there is one device.
+            quantization_config: store the linear layers in 4 or 8 bits; they are quantized one at a time. A folder that holds
+                a quantized model, ours or transformers', needs none.
 
         Raises:
             FileNotFoundError: there is no such folder or file, or the model is not installed.
@@ -46,6 +50,12 @@ class AutoModelForCausalLM:
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name_or_path), device="meta")
         state = _rename(_read_state(name_or_path), model)
         try:
+            if stored := model.config.extra.get("quantization_config"):
+                if quantization_config is not None and quantization_config.to_dict() != stored:
+                    raise ValueError("it holds a quantized model already: leave quantization_config out")
+                quantization_config = BitsAndBytesConfig.from_dict(stored)
+            if quantization_config is not None:
+                state = gather_quantized(state, replace_with_bnb_linear(model, quantization_config))
             model.load_state_dict(state, dtype=dtype)
         except ValueError as error:
             raise ValueError(f"{name_or_path}: {error}") from None

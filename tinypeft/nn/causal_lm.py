@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tinypeft.autograd import Tensor, functional as F, no_grad
+from tinypeft.autograd import Tensor, checkpoint, functional as F, no_grad
 from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.files import write_json, write_safetensors
 from tinypeft.nn.attention import KeyValueCache
@@ -79,6 +79,19 @@ class CausalLMOutput:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+class Decoder(Module):
+    """The body of a language model: blocks, one after the other, between embeddings and a final norm."""
+
+    gradient_checkpointing = False
+
+    def run(self, block: Module, x: Tensor, *context: Any) -> Tensor:
+        """block(x, *context); with gradient checkpointing, in training, forgetting all that the block computes inside."""
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(block, x, *context)
+        out: Tensor = block(x, *context)
+        return out
+
+
 class CausalLM(Module):
     """A decoder-only language model: a body that turns ids into hidden states, and a head that turns those into logits."""
 
@@ -93,6 +106,33 @@ class CausalLM(Module):
     def get_input_embeddings(self) -> Any:
         """The module that turns ids (B, T) into vectors (B, T, d)."""
         return getattr(getattr(self, self.body_name), self.embedding_name)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """In training, keep only what enters each block, and compute the rest again in the backward pass (1604.06174).
+
+        Gradients are the same, memory for activations falls by about the number of operations in a block, and a step takes
+        about a third more time. Frozen weights, embeddings included, make no difference.
+
+        Args:
+            gradient_checkpointing_kwargs: accepted, since scripts pass {"use_reentrant": False}; there is one way here.
+        """
+        getattr(self, self.body_name).gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all activations again."""
+        getattr(self, self.body_name).gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return bool(getattr(self, self.body_name).gradient_checkpointing)
+
+    def dequantize(self) -> Self:
+        """Give all quantized layers float weights again, in place; adapters can then be merged without loss."""
+        for path, module in list(self.named_modules()):
+            if hasattr(module, "dequantized"):
+                self.set_submodule(path, module.dequantized())
+        self.config.extra.pop("quantization_config", None)
+        return self
 
     def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, position_ids: Any = None,
                 output_hidden_states: bool = False, cache: KeyValueCache | None = None,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array, asarray
 from tinypeft.nn.attention import KeyValueCache
-from tinypeft.nn.causal_lm import CausalLM, Config
+from tinypeft.nn.causal_lm import CausalLM, Config, Decoder
 from tinypeft.nn.layers import Add, Conv1D, Dropout, Embedding, LayerNorm, Linear, activation
 from tinypeft.nn.module import Module
 
@@ -107,7 +107,7 @@ class GPT2Block(Module):
         return self.output_add(x, self.mlp(self.ln_2(x)))
 
 
-class GPT2Model(Module):
+class GPT2Model(Decoder):
     """Embedded tokens get their positions, and go through blocks and a final norm.
 
     Returns the stream after the embeddings and after each block, n_layer + 1 Tensors (B, T, d), the last one normed.
@@ -124,7 +124,7 @@ class GPT2Model(Module):
         x = self.drop(embeds + self.wpe(asarray(positions, like=embeds.data)))  # (B, T, d)
         states = [x]
         for block in self.h:
-            states.append(block(states[-1], mask, cache))
+            states.append(self.run(block, states[-1], mask, cache))
         return [*states[:-1], self.ln_f(states[-1])]
 
 

@@ -11,7 +11,7 @@ from tinypeft.backend import Array, asarray
 from tinypeft.nn.module import Module, Parameter
 
 
-def _check_width(x: Tensor, layer: Linear | Conv1D) -> None:
+def check_width(x: Tensor, layer: Linear | Conv1D) -> None:
     if x.shape[-1] != layer.in_features:
         raise ValueError(f"the input has shape {x.shape}: its last axis must be the layer's {layer.in_features} features")
 
@@ -25,7 +25,7 @@ class Linear(Module):
         self.bias = Parameter((out_features,), init="zeros") if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_width(x, self)
+        check_width(x, self)
         return F.linear(x, self.weight, self.bias)  # (..., in) -> (..., out)
 
 
@@ -38,7 +38,7 @@ class Conv1D(Module):
         self.bias = Parameter((out_features,), init="zeros")
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_width(x, self)
+        check_width(x, self)
         return F.linear(x, self.weight.T, self.bias)  # (..., in) -> (..., out)
 
 

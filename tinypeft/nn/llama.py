@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array
 from tinypeft.nn.attention import KeyValueCache, inverse_frequencies, rotary_tables
-from tinypeft.nn.causal_lm import CausalLM, Config
+from tinypeft.nn.causal_lm import CausalLM, Config, Decoder
 from tinypeft.nn.layers import Add, Dropout, Embedding, Linear, RMSNorm, activation
 from tinypeft.nn.module import Module
 
@@ -125,7 +125,7 @@ class LlamaDecoderLayer(Module):
         return self.output_add(x, self.mlp(self.post_attention_layernorm(x)))
 
 
-class LlamaModel(Module):
+class LlamaModel(Decoder):
     """Embedded tokens go through layers and a final norm.
 
     Returns the stream after the embeddings and after each layer, num_hidden_layers + 1 Tensors (B, T, d), the last one normed.
@@ -142,7 +142,7 @@ class LlamaModel(Module):
         states = [embeds]  # (B, T, d)
         rotation = rotary_tables(self.frequencies, positions, like=states[0])
         for layer in self.layers:
-            states.append(layer(states[-1], mask, rotation, cache))
+            states.append(self.run(layer, states[-1], mask, rotation, cache))
         return [*states[:-1], self.norm(states[-1])]
 
 

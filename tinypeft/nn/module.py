@@ -12,7 +12,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -47,6 +47,33 @@ class Parameter(Tensor):
         new = copy.copy(self)
         new.data, new.grad = self.data if self.is_meta else self.data.copy(), None
         return new
+
+    # ---- a quantized parameter, whose `data` are codes, does all of this in its own way (quant/linear.py) ---------------
+
+    quantized: ClassVar[bool] = False
+
+    @property
+    def values_like(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype of the values, as model files have them."""
+        return self.shape, self.dtype
+
+    def values(self) -> Array:
+        """The values themselves."""
+        return self.data
+
+    def with_values(self, values: Array) -> Parameter:
+        """A parameter like this one with other values."""
+        new = copy.copy(self)
+        new.data = values.astype(self.dtype, copy=False)
+        return new
+
+    def load(self, values: Array, dtype: np.dtype | None = None) -> None:
+        """Take values from a model file, converted to `dtype` (None: this parameter's own)."""
+        self.data = np.array(values, dtype=dtype or self.dtype)
+
+    def stored(self, name: str) -> dict[str, Array]:
+        """Name -> array of what a model file has for the parameter of this name."""
+        return {name: self.data}
 
 
 class Module:
@@ -124,9 +151,9 @@ class Module:
             setattr(parent, last, module)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Train (True) or freeze (False) every parameter."""
+        """Train (True) or freeze (False) every parameter; quantized ones stay frozen."""
         for parameter in self.parameters():
-            parameter.requires_grad = requires_grad
+            parameter.requires_grad = requires_grad and not parameter.quantized
         return self
 
     def zero_grad(self) -> None:
@@ -189,9 +216,9 @@ class Module:
             array[...] = asarray(state[key], like=array)
 
     def to(self, dtype: Any) -> Self:
-        """Convert every parameter to float16, float32 or float64."""
+        """Convert every parameter, but quantized ones, to float16, float32 or float64."""
         dtype = as_dtype(dtype)
-        for parameter in self.parameters():
+        for parameter in (parameter for parameter in self.parameters() if not parameter.quantized):
             if parameter.is_meta:
                 parameter.data = np.broadcast_to(dtype.type(0), parameter.shape)
             else:
@@ -214,7 +241,7 @@ class Module:
 
     def state_dict(self) -> dict[str, Array]:
         """name -> array for every parameter (the arrays themselves, not copies)."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+        return {key: array for name, p in self.named_parameters() for key, array in p.stored(name).items()}
 
     def load_state_dict(self, state: Mapping[str, Array], dtype: Any = None) -> Self:
         """Take the values of every parameter from `state`.
@@ -227,20 +254,20 @@ class Module:
             ValueError: tensors are missing, unknown or of another shape. All are listed and nothing is changed.
         """
         parameters = dict(self.named_parameters())
-        check_state(state, {name: parameter.shape for name, parameter in parameters.items()}, type(self).__name__)
+        check_state(state, {name: parameter.values_like[0] for name, parameter in parameters.items()}, type(self).__name__)
         for name, parameter in parameters.items():
-            parameter.data = np.array(state[name], dtype=parameter.dtype if dtype is None else as_dtype(dtype))
+            parameter.load(state[name], None if dtype is None else as_dtype(dtype))
         return self
 
 
-def new_parameter(shape: tuple[int, ...], like: Tensor, values: Callable[[], Any]) -> Parameter:
+def new_parameter(shape: tuple[int, ...], like: Parameter, values: Callable[[], Any]) -> Parameter:
     """A parameter with values() (broadcast to its shape), where `like` lives: without values on the meta device.
 
     It is float64 if `like` is, else float32, whatever a frozen weight beside it is stored in.
     """
     parameter = Parameter(shape)
-    if not (isinstance(like, Parameter) and like.is_meta):
-        dtype = like.dtype if like.dtype == np.float64 else np.dtype(np.float32)
+    if not like.is_meta:
+        dtype = like.values_like[1] if like.values_like[1] == np.float64 else np.dtype(np.float32)
         parameter.data = asarray(np.broadcast_to(values(), shape).astype(dtype), like=like.data)
     return parameter
 

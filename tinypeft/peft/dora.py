@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinypeft.autograd import Tensor, functional as F
+from tinypeft.autograd import Tensor
 from tinypeft.backend import Array
 from tinypeft.nn import Module, Parameter, new_parameter
 from tinypeft.peft.config import layer_of
@@ -45,7 +45,7 @@ class DoraLayer(LoraLayer):
             self.lora_magnitude_vector[adapter_name] = m = Magnitude()
             base, residual = self.base_layer, adapter_name in self.lora_residual  # which with s B A gives W0
             m.weight = new_parameter((base.out_features,), base.weight, lambda: np.linalg.norm(
-                self.oriented(base.weight.data) if residual else self._direction(adapter_name), axis=1))
+                self.oriented(base.weight.values()) if residual else self._direction(adapter_name), axis=1))
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
         return {name.replace("magnitude_vector.weight", "magnitude_vector"): parameter  # as peft has it in files
@@ -56,10 +56,8 @@ class DoraLayer(LoraLayer):
         update, layer = super().update(name, dropped, x, base), self.base_layer
         if name not in self.lora_magnitude_vector:
             return update
-        if dropped is x:
-            plain = base if layer.bias is None else base - layer.bias  # W0 x is there already
-        else:
-            plain = F.linear(dropped, self.oriented(layer.weight))
+        plain = base if dropped is x else layer(dropped)  # W0 x may be there already
+        plain = plain if layer.bias is None else plain - layer.bias
         ratio = self.lora_magnitude_vector[name].weight / np.linalg.norm(self._direction(name), axis=1)  # (out,)
         return (ratio - 1.0) * plain + ratio * update
 
@@ -68,8 +66,8 @@ class DoraLayer(LoraLayer):
         if adapter_name not in self.lora_magnitude_vector:
             return super().delta_weight(adapter_name)
         V, m = self._direction(adapter_name), self.lora_magnitude_vector[adapter_name].weight.data
-        return (m / np.linalg.norm(V, axis=1))[:, None] * V - self.oriented(self.base_layer.weight.data)
+        return (m / np.linalg.norm(V, axis=1))[:, None] * V - self.oriented(self.base_layer.weight.values())
 
     def _direction(self, name: str) -> Array:
         """V = W0 + (alpha / r) B A, (out, in)."""
-        return self.oriented(self.base_layer.weight.data) + super().delta_weight(name)
+        return self.oriented(self.base_layer.weight.values()) + super().delta_weight(name)

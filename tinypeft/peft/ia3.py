@@ -92,7 +92,7 @@ class IA3Layer(DeltaLayer):
 
     def merged_values(self, names: list[str]) -> dict[str, Array]:
         """W's rows, and b, times l; or W's columns."""
-        values = {name: parameter.data for name, parameter in self.base_layer.named_parameters()}
+        values = {name: parameter.values() for name, parameter in self.base_layer.named_parameters()}
         for name in names:
             l = self.ia3_l[name].data  # noqa: E741
             values["weight"] = values["weight"] * self.oriented(l)

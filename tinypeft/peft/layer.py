@@ -24,6 +24,7 @@ class AdapterLayer(Module):
         active: the adapters in use.
         merged: those folded into the base's parameters.
         disabled: whether all are switched off.
+        merge_loss: what share of a merged change the quantized weight cannot hold, |realised - wanted| / |wanted|.
         rows: for a batch with an adapter of its own for each row, their names.
     """
 
@@ -39,6 +40,7 @@ class AdapterLayer(Module):
         self.disabled = False
         self.rows: list[str] | None = None
         self._only: list[str] | None = None  # the adapter of the rows that are being computed
+        self.merge_loss = 0.0
         self._unmerged: list[tuple[Module, str, Parameter]] = []  # set aside while merged
 
     @classmethod
@@ -140,15 +142,24 @@ class AdapterLayer(Module):
             parameter = getattr(owner, attribute)
             self._unmerged.append((owner, attribute, parameter))
             # A Parameter of its own: the base's may be tied to another layer, which must not see the merge.
-            setattr(owner, attribute, merged := copy.copy(parameter))
-            merged.data = array.astype(parameter.dtype, copy=False)
+            setattr(owner, attribute, merged := parameter.with_values(array))
+            if parameter.quantized:
+                wanted = array - parameter.values()
+                self.merge_loss = float(np.linalg.norm(merged.values() - array) / (np.linalg.norm(wanted) or 1.0))
         self.merged = names
 
     def unmerge(self) -> None:
         """Take the adapters out of the base's parameters again; these are bit for bit what they were."""
         for owner, attribute, parameter in self._unmerged:
             setattr(owner, attribute, parameter)
-        self._unmerged, self.merged = [], []
+        self._unmerged, self.merged, self.merge_loss = [], [], 0.0
+
+
+def refuse_quantized(module: Module, path: str, why: str) -> None:
+    """Raise a ValueError if a module has quantized weights, which can neither be trained nor moved."""
+    if any(parameter.quantized for parameter in module.parameters()):
+        raise ValueError(f"the weights of {path} are quantized, and {why}: load the model without quantization_config, or use "
+                         "a method that leaves them as they are, such as LoRA")
 
 
 def _rows_of(x: Any, rows: list[int], size: int) -> Any:
@@ -170,7 +181,7 @@ class DeltaLayer(AdapterLayer):
         raise NotImplementedError
 
     def merged_values(self, names: list[str]) -> dict[str, Array]:
-        weight = self.base_layer.weight.data
+        weight = self.base_layer.weight.values()
         for name in names:
             weight = weight + self.oriented(self.delta_weight(name))
         return {"weight": weight}

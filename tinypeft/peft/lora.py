@@ -21,7 +21,7 @@ from tinypeft.autograd import Tensor, functional as F
 from tinypeft.backend import Array
 from tinypeft.nn import Dropout, Embedding, Linear, Module, Parameter, generator, new_parameter, refuse_meta
 from tinypeft.peft.config import LORA_TARGETS, TargetedConfig, layer_of
-from tinypeft.peft.layer import AdapterLayer, DeltaLayer
+from tinypeft.peft.layer import AdapterLayer, DeltaLayer, refuse_quantized
 from tinypeft.peft.lora_init import FROM_WEIGHT, INITS, initial_A, initial_B
 from tinypeft.peft.targets import pattern_value
 
@@ -103,6 +103,7 @@ class LoraLayer(DeltaLayer):
         random = generator(seed, adapter_name, f"{self.path}.lora_A")
         if kind in FROM_WEIGHT:
             refuse_meta([base.weight], f"init_lora_weights={kind!r} starts from the weights' values")
+            refuse_quantized(base, self.path, f"init_lora_weights={kind!r} puts a residual weight in their place")
             W = self.oriented(base.weight.data)  # (out, in)
             A.weight.data, B.weight.data, left = FROM_WEIGHT[kind](W.astype(np.result_type(W.dtype, np.float32)), r, s)
             self.lora_residual[adapter_name] = residual = Parameter(base.weight.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,9 @@ class PeftModel(AdaptedModel):
     def merge_adapter(self, adapter_names: str | list[str] | None = None, safe_merge: bool = False) -> None:
         """Fold adapters (the active ones) into the base weights: same output, no extra work; `unmerge_adapter` undoes it.
 
+        Quantized weights are dequantized, changed and quantized again, which loses most of a small change: a warning says how
+        much.
+
         Raises:
             ValueError: an adapter that is not a change of weights; or with safe_merge, a merged weight that is not finite.
                 Nothing is merged then.
@@ -212,6 +216,10 @@ class PeftModel(AdaptedModel):
         except Exception:
             self.restore(*before)
             raise
+        if losses := [layer.merge_loss for layer in self.layers() if layer.merge_loss]:
+            warnings.warn(f"merging rounds quantized weights again: in {len(losses)} layers the error is {min(losses):.0%} to "
+                          f"{max(losses):.0%} of the adapter's change itself (get_layer_status() tells of which). dequantize() "
+                          "the model before merging, and nothing is lost", stacklevel=2)
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`: the base weights are bit for bit what they were."""
@@ -238,6 +246,12 @@ class PeftModel(AdaptedModel):
             model.config.tie_word_embeddings = False  # the head has left the token table behind
         model.requires_grad_(False)
         return model
+
+    def dequantize(self) -> CausalLM:
+        """Give the base float weights, those that its codes stand for; adapters stay, and can be merged without loss."""
+        self._require_enabled()
+        self.unmerge_adapter()
+        return self.base_model.model.dequantize()
 
     def unload(self) -> CausalLM:
         """The plain model as it was, without the adapters; what was trained before they came is trained again."""

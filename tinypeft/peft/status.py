@@ -16,6 +16,7 @@ class LayerStatus:
         module_type: the class that wraps the base module.
         enabled: False inside `disable_adapter`.
         active_adapters, merged_adapters, available_adapters: names.
+        merge_loss: what share of a merged change the layer's quantized weight cannot hold, |realised - wanted| / |wanted|.
         requires_grad: adapter -> whether it is trained; "irregular" if only in parts.
     """
 
@@ -26,6 +27,7 @@ class LayerStatus:
     merged_adapters: list[str]
     requires_grad: dict[str, bool | str]
     available_adapters: list[str]
+    merge_loss: float
 
 
 def layer_status(layer: AdapterLayer) -> LayerStatus:
@@ -35,4 +37,4 @@ def layer_status(layer: AdapterLayer) -> LayerStatus:
         flags = {parameter.requires_grad for parameter in layer.parameters_of(name).values()}
         trained[name] = flags.pop() if len(flags) == 1 else "irregular"
     return LayerStatus(layer.path, type(layer).__name__, not layer.disabled, list(layer.active), list(layer.merged), trained,
-                       layer.adapter_names)
+                       layer.adapter_names, layer.merge_loss)

@@ -28,7 +28,7 @@ from tinypeft.autograd.tensor import Tensor, Value, op
 from tinypeft.backend import Array, asarray, to_numpy
 from tinypeft.nn import CausalLM, Conv1D, Embedding, LayerNorm, Linear, Module, Parameter, RMSNorm, generator, new_parameter
 from tinypeft.peft.config import TargetedConfig, layer_of
-from tinypeft.peft.layer import AdapterLayer
+from tinypeft.peft.layer import AdapterLayer, refuse_quantized
 
 
 @dataclass
@@ -60,6 +60,7 @@ class SubspaceConfig(TargetedConfig):
         self.draws: dict[str, tuple[Array, Array, Array, Array]] = {}  # the rows of P of each such first
         first: dict[int, tuple[str, Parameter]] = {}
         for path, module in modules.items():
+            refuse_quantized(module, path, "the subspace moves all of them")
             for name, parameter in module.named_parameters():
                 self.names[f"{path}.{name}"] = first.setdefault(id(parameter), (f"{path}.{name}", parameter))[0]
         D = sum(parameter.size for _, parameter in first.values())

@@ -9,7 +9,7 @@ from typing import Any
 from tinypeft.nn import CausalLM, Conv1D, Linear, Module
 from tinypeft.nn.module import near, some
 from tinypeft.peft.config import PeftConfig, TargetedConfig
-from tinypeft.peft.layer import AdapterLayer, ModulesToSaveLayer
+from tinypeft.peft.layer import AdapterLayer, ModulesToSaveLayer, refuse_quantized
 from tinypeft.peft.replacements import Replacements, replace_biases
 
 
@@ -127,6 +127,7 @@ def inject_copies(model: CausalLM, config: PeftConfig, adapter_name: str, seed: 
         if inner and not isinstance(model.get_submodule(path), ModulesToSaveLayer):
             raise ValueError(f"modules_to_save names {path}, in which {inner[0].path} carries the adapter "
                              f"{', '.join(inner[0].adapter_names)}: a copy of it would be trained instead")
+        refuse_quantized(modules[path], path, "modules_to_save trains a copy of them")
     for path in paths:
         layer = ModulesToSaveLayer.around(model.get_submodule(path), path)
         layer.add(adapter_name, config, seed)

@@ -1,0 +1,83 @@
+"""From a model in floating point to a quantized one, its files, and what is done before an adapter is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tinypeft.backend import Array
+from tinypeft.nn import CausalLM, Conv1D, Linear
+from tinypeft.quant.blockwise import QuantState
+from tinypeft.quant.config import BitsAndBytesConfig
+from tinypeft.quant.linear import Linear4bit, Linear8bitLt, QuantizedLinear, Stored
+
+
+def replace_with_bnb_linear(model: CausalLM, quantization_config: BitsAndBytesConfig) -> CausalLM:
+    """Put a quantized layer in the place of every linear one, in place; transformers' name for it.
+
+    A model on the meta device stays there, and is quantized tensor by tensor when its values are loaded.
+
+    Raises:
+        ValueError: the model carries adapters, is quantized already, or has weights that are not finite.
+    """
+    if model.adapted or any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise ValueError("a model is quantized once, and before adapters are put into it: load it again with "
+                         "from_pretrained(..., quantization_config=)")
+    kind = Linear4bit if quantization_config.load_in_4bit else Linear8bitLt
+    skip = quantization_config.llm_int8_skip_modules
+    skip = ["lm_head"] if skip is None else list(skip) + ["lm_head"] * model.config.tie_word_embeddings
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, Linear | Conv1D)
+              and not any(f".{path}.".find(f".{name}.") >= 0 for name in skip)}
+    for path, layer in layers.items():
+        try:
+            model.set_submodule(path, kind.of(layer, quantization_config))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    model.config.extra["quantization_config"] = quantization_config.to_dict()
+    return model
+
+
+def gather_quantized(state: Mapping[str, Array], model: CausalLM) -> dict[str, Any]:
+    """A quantized model file's tensors, with a `Stored` for each quantized matrix instead of its several parts.
+
+    Args:
+        model: the quantized model that they are for.
+
+    Raises:
+        ValueError: parts of one are missing or broken.
+    """
+    transposed = {name for name, parameter in model.named_parameters() if getattr(parameter, "transposed", False)}
+    gathered: dict[str, Any] = {name: array for name, array in state.items() if not name.endswith(".weight_format")}
+    for name in [name for name in gathered if ".quant_state.bitsandbytes__" in name]:
+        weight = name.partition(".quant_state.")[0]
+        parts = {key.removeprefix(f"{weight}."): np.asarray(gathered.pop(key)) for key in list(gathered)
+                 if key.startswith(f"{weight}.")}
+        try:
+            quant_state = QuantState.from_dict(parts)
+        except ValueError as error:
+            raise ValueError(f"{weight}: {error}") from None
+        shape = quant_state.shape[::-1] if weight in transposed else quant_state.shape
+        gathered[weight] = Stored(gathered[weight], quant_state, shape)
+    for name in [name for name in gathered if name.endswith(".SCB")]:
+        weight = f"{name.removesuffix('SCB')}weight"
+        shape = gathered[weight].shape[::-1] if weight in transposed else gathered[weight].shape
+        gathered[weight] = Stored(gathered[weight], np.asarray(gathered.pop(name)), shape)
+    return gathered
+
+
+def prepare_model_for_kbit_training(model: CausalLM, use_gradient_checkpointing: bool = True,
+                                    gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> CausalLM:
+    """Freeze a model, store what is left of it in float16 as float32, and switch gradient checkpointing on; peft's name.
+
+    Args:
+        gradient_checkpointing_kwargs: see `gradient_checkpointing_enable`.
+    """
+    model.requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dtype == np.float16:
+            parameter.data = parameter.data.astype(np.float32)
+    if use_gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    return model
