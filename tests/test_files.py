@@ -71,6 +71,17 @@ def test_any_memory_layout_is_saved_by_value(view, tmp_path):
     np.testing.assert_array_equal(read_safetensors(tmp_path / "t.safetensors")["x"], array)
 
 
+def test_a_tensor_of_a_checkpoint_is_read_when_it_is_asked_for(tmp_path):
+    content = {"a": np.zeros((2, 3)), "b": np.arange(3, dtype=np.uint16), "c": np.array(7, np.float16), "d": np.zeros((0, 2))}
+    write_safetensors(tmp_path / "model.safetensors", content)
+    tensors = read_checkpoint(tmp_path)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {"a": (2, 3), "b": (3,), "c": (), "d": (0, 2)}
+    write_safetensors(tmp_path / "model.safetensors", content | {"a": np.ones((2, 3))})
+    assert np.array_equal(tensors["a"], np.ones((2, 3)))  # and not before
+    assert np.asarray(tensors["c"], np.float64).dtype == np.float64
+    assert all(np.array_equal(tensors[name], content[name]) for name in "bcd")
+
+
 def test_loaded_arrays_can_be_trained_in_place(tmp_path):
     write_safetensors(tmp_path / "t.safetensors", {"x": np.zeros(3)})
     array = read_safetensors(tmp_path / "t.safetensors")["x"]

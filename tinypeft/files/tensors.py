@@ -4,15 +4,17 @@ A file is a JSON header (name, dtype, shape, byte range of every tensor) followe
 over several such shards, and `model.safetensors.index.json` says which tensor lies in which.
 """
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from tinypeft.files.atomic import replace_file
+from tinypeft.files.stored import StoredArray
 from tinypeft.files.text import existing, read_json
 
 _DTYPES = {
@@ -30,12 +32,22 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         FileNotFoundError: there is no such file.
         ValueError: it is truncated, corrupt or no safetensors file, or holds a dtype that NumPy lacks (float8, ...).
     """
+    return {name: np.asarray(tensor) for name, tensor in open_safetensors(path).items()}
+
+
+def open_safetensors(path: str | Path) -> dict[str, StoredArray]:
+    """As `read_safetensors`, but each tensor is read when its values are asked for: a model can be quantized on the way in."""
     path = existing(path)
     try:
-        entries = safetensors.deserialize(path.read_bytes())
+        with safetensors.safe_open(path, framework="np"):  # checks the header, and whether the file is complete
+            pass
     except safetensors.SafetensorError as error:
         raise unreadable(path, "safetensors", error) from error
-    return {name: _to_array(path, name, entry) for name, entry in sorted(entries)}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: _stored(path, name, 8 + length, **entry) for name, entry in sorted(header.items())}
 
 
 def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
@@ -78,8 +90,8 @@ def write_safetensors(
         temporary.chmod(mode)  # the library's own files are closed to everyone but their owner
 
 
-def read_checkpoint(folder: str | Path) -> dict[str, np.ndarray]:
-    """Read a model folder's tensors: `model.safetensors`, or all shards of `model.safetensors.index.json`.
+def read_checkpoint(folder: str | Path) -> dict[str, StoredArray]:
+    """A model folder's tensors: of `model.safetensors`, or of all shards of `model.safetensors.index.json`.
 
     Raises:
         FileNotFoundError: the folder has neither, or a shard is missing.
@@ -87,7 +99,7 @@ def read_checkpoint(folder: str | Path) -> dict[str, np.ndarray]:
     """
     folder = Path(folder)
     if (folder / "model.safetensors").is_file():
-        return read_safetensors(folder / "model.safetensors")
+        return open_safetensors(folder / "model.safetensors")
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         pickled = [name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if (folder / name).exists()]
@@ -98,9 +110,9 @@ def read_checkpoint(folder: str | Path) -> dict[str, np.ndarray]:
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise FileNotFoundError(f"{index} lists shards that are not in its folder: {', '.join(missing)}")
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, StoredArray] = {}
     for shard, listed in shards.items():
-        found = read_safetensors(folder / shard)
+        found = open_safetensors(folder / shard)
         if absent := sorted(listed - found.keys()):
             raise ValueError(f"{folder / shard} lacks tensors that {index.name} lists there: {', '.join(absent)}")
         if unlisted := sorted(found.keys() - listed):
@@ -124,14 +136,20 @@ def _shards(index: Path) -> dict[str, set[str]]:
     return shards
 
 
-def _to_array(path: Path, name: str, entry: dict[str, Any]) -> np.ndarray:
-    dtype = entry["dtype"]
+def _stored(path: Path, name: str, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> StoredArray:
+    """One tensor of a file whose data begin at byte `start`; the other arguments are its entry in the header."""
     if dtype not in _DTYPES:
         raise ValueError(f"{path}: tensor {name!r} has dtype {dtype}; expected one of {', '.join(_DTYPES)}")
-    array = np.frombuffer(entry["data"], dtype=_DTYPES[dtype]).reshape(entry["shape"])
-    if dtype == "BF16":  # a bfloat16 is the upper half of a float32
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array
+
+    def read() -> np.ndarray:
+        with open(path, "rb") as file:
+            file.seek(start + data_offsets[0])
+            array = np.fromfile(file, dtype=_DTYPES[dtype], count=math.prod(shape)).reshape(shape)
+        if dtype == "BF16":  # a bfloat16 is the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        return array
+
+    return StoredArray(tuple(shape), read)
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> ValueError:

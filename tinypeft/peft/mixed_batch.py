@@ -39,7 +39,9 @@ def mixed_batch(peft_model: PeftModel, adapter_names: Sequence[str] | None, inpu
     layers = peft_model.layers()
     if any(layer.merged for layer in layers):
         raise ValueError("adapters are merged into the weights: unmerge_adapter() before mixing them within a batch")
-    replaced = peft_model.replacements.active
+    replaced, model = peft_model.replacements.active, peft_model.get_base_model()
+    checkpointing = model.is_gradient_checkpointing
+    model.gradient_checkpointing_disable()  # a block that backward() computes again would know nothing of the rows
     peft_model.replacements.activate([])
     for layer in layers:
         layer.rows = names
@@ -48,4 +50,6 @@ def mixed_batch(peft_model: PeftModel, adapter_names: Sequence[str] | None, inpu
     finally:
         for layer in layers:
             layer.rows = None
+        if checkpointing:
+            model.gradient_checkpointing_enable()
         peft_model.replacements.activate(replaced)

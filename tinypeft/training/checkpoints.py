@@ -32,7 +32,8 @@ def describe_run(model: Module, rows: Sequence[Any], optimizer: Optimizer, setti
     for name, p in model.named_parameters():
         weights.update(f"{name} {p.dtype} {p.shape} {p.requires_grad}".encode())
         if not p.requires_grad:
-            weights.update(np.ascontiguousarray(to_numpy(p.data)).data)
+            for array in p.stored(name).values():
+                weights.update(np.ascontiguousarray(to_numpy(array)).data)
     groups = [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
     return {**settings, "optimizer": str(groups), "training rows": data.hexdigest(), "model": weights.hexdigest()}
 
