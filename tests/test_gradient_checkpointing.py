@@ -21,7 +21,7 @@ from tinypeft import (
     get_peft_model,
     prepare_model_for_kbit_training,
 )
-from tinypeft.autograd import ops
+from tinypeft.autograd import observe, ops
 from tinypeft.quant import replace_with_bnb_linear
 
 KINDS = ("gpt2", "llama")
@@ -135,6 +135,11 @@ def test_without_training_nothing_is_computed_twice(kind):
     model.gradient_checkpointing_enable({"use_reentrant": False})
     assert_same(model(IDS).logits.data, expected)
     assert_same(model.generate(IDS, max_new_tokens=3), text)
+    seen: list[str] = []
+    loss = model(IDS, labels=IDS).loss
+    with observe(lambda moment, phase, name, arrays: seen.append(phase)):
+        loss.backward()
+    assert set(seen) == {"backward"}
     model.train(seed=0)
     assert_same(model.generate(IDS, max_new_tokens=3), text)
 
