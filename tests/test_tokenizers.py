@@ -298,6 +298,78 @@ def test_a_file_that_only_resembles_ours_is_left_to_the_library(part, tokenizer,
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is HFTokenizer
 
 
+# --- chat templates ------------------------------------------------------------------------------------------------
+
+TEMPLATE = """{{ bos_token }}
+{% for message in messages %}
+  {% if message.role == "tool" %}{{ raise_exception("no tools, please") }}{% endif %}
+  {% if message.role == "system" %}{% continue %}{% endif %}
+{{ message.role }}: {{ message.content | tojson }}{{ eos_token }}
+{% endfor %}
+{% if add_generation_prompt %}assistant: {% endif %}"""
+CHAT = [{"role": "system", "content": "x"}, {"role": "user", "content": "<ł & 'b'>"}, {"role": "assistant", "content": "c"}]
+
+
+@pytest.fixture
+def chatty():
+    tokenizer = CharTokenizer("abcdefghijklmnopqrstuvwxyz :\n\"<>&'ł{}")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_a_conversation_becomes_text(chatty):
+    text = chatty.apply_chat_template(CHAT, tokenize=False)
+    assert text == "<bos>\nuser: \"<ł & 'b'>\"<eos>\nassistant: \"c\"<eos>\n"
+    assert chatty.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == text + "assistant: "
+
+
+def test_a_conversation_becomes_ids(chatty):
+    ids = chatty.encode(chatty.apply_chat_template(CHAT, tokenize=False), add_special_tokens=False)
+    assert ids.count(chatty.bos_token_id) == 1  # the template has it: it is not added once more
+    assert chatty.apply_chat_template(CHAT) == {"input_ids": ids, "attention_mask": [1] * len(ids)}
+    assert chatty.apply_chat_template(CHAT, return_dict=False) == ids
+    assert chatty.apply_chat_template(CHAT, return_tensors="np").input_ids.shape == (1, len(ids))
+
+
+@pytest.mark.parametrize(
+    ("conversation", "error", "message"),
+    [
+        ("Hello", TypeError, r'a list of messages like {"role": "user", "content": "Hello"}, got \'Hello\''),
+        ([["role", "user"]], TypeError, "a list of messages"),
+        ([{"role": "tool", "content": ""}], ValueError, "does not take this conversation: no tools, please"),
+        ([{"role": "user"}], ValueError, "does not take this conversation: .*Undefined"),
+    ],
+)
+def test_what_is_no_conversation(conversation, error, message, chatty):
+    with pytest.raises(error, match=message):
+        chatty.apply_chat_template(conversation)
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ messages.append(1) }}", "{{ ''.__class__.__mro__[1].__subclasses__ }}"])
+def test_a_template_that_is_faulty_or_breaks_out_is_refused(template, tokenizer):
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="the chat template does not take this conversation"):
+        tokenizer.apply_chat_template(CHAT)
+
+
+def test_without_a_template_or_jinja(tokenizer, chatty, monkeypatch):
+    with pytest.raises(ValueError, match="no chat template, .* set tokenizer.chat_template"):
+        tokenizer.apply_chat_template(CHAT)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError, match=r'a chat template needs the library jinja2.*"tinypeft\[real\]"'):
+        chatty.apply_chat_template(CHAT)
+
+
+def test_where_a_template_is_kept(bpe_folder):
+    write_json(bpe_folder / "tokenizer_config.json", {"chat_template": "old"})
+    (bpe_folder / "chat_template.jinja").write_text("neuł", encoding="utf-8")  # where transformers 5 puts it
+    tokenizer = AutoTokenizer.from_pretrained(bpe_folder)
+    assert tokenizer.chat_template == "neuł"
+    tokenizer.chat_template = "newer"
+    tokenizer.save_pretrained(bpe_folder)
+    assert AutoTokenizer.from_pretrained(bpe_folder).chat_template == "newer"
+
+
 # --- parity --------------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +419,20 @@ def test_we_read_what_transformers_saved_of_ours(tokenizer, tmp_path):
     assert type(again) is CharTokenizer
     assert again.characters == tokenizer.characters
     assert again(["ab", "c"], padding=True) == tokenizer(["ab", "c"], padding=True)
+
+
+@pytest.mark.parity
+def test_chat_templates_equal_transformers(chatty, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
+    chatty.save_pretrained(tmp_path / "ours")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    for ours in (chatty, AutoTokenizer.from_pretrained(tmp_path / "theirs")):
+        for prompt in (False, True):
+            expected = theirs.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=prompt)
+            assert ours.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=prompt) == expected
+        assert ours.apply_chat_template(CHAT) == dict(theirs.apply_chat_template(CHAT))
+        assert ours.apply_chat_template(CHAT, return_dict=False) == theirs.apply_chat_template(CHAT, return_dict=False)
 
 
 @pytest.mark.parity

@@ -19,12 +19,11 @@ PROMPT, ANSWER = "The capital of France is", " Paris"
 
 # What pip says -> what to do about it.
 ADVICE = {
-    "HASHES": f"the download is not the file that tinypeft knows, and was thrown away: try again; if it stays so, do not use "
-              f"your index's {PACKAGE}",
+    "DO NOT MATCH THE HASHES": f"the download is not the file that tinypeft knows, and was thrown away: try again; if it stays "
+                               f"so, your package index has another {PACKAGE}, not to be trusted",
     "No module named pip": f"this Python has no pip: run `{sys.executable} -m ensurepip`, and try again",
     "externally-managed": "this Python belongs to the system: install tinypeft in a virtual environment, and try again there",
     "No space left": "the disk is full: make room, and try again",
-    "": "is the network there, and does your package index have it? Nothing was changed; try again later",
 }
 
 
@@ -67,9 +66,10 @@ def _pip(*arguments: str) -> None:
     """Run `pip install`, which installs all or nothing; its progress is shown, its errors become one sentence."""
     run = subprocess.run([sys.executable, "-m", "pip", "install", *arguments], stderr=subprocess.PIPE, text=True, check=False)
     if run.returncode:
-        advice = next(advice for part, advice in ADVICE.items() if part in run.stderr)
-        said = [line.removeprefix("ERROR: ") for line in run.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise RuntimeError(f"pip could not install it: {advice}." + (f" (pip: {said[-1]})" if said else ""))
+        said = [line for line in run.stderr.splitlines() if line.strip()] or ["nothing"]
+        unknown = f'is the network there, and has your package index this package? Then try again. pip says: "{said[-1]}"'
+        advice = next((advice for part, advice in ADVICE.items() if part in run.stderr), unknown)
+        raise RuntimeError(f"pip could not install {arguments[-1]}, and changed nothing: {advice}")
 
 
 def _check() -> None:

@@ -32,8 +32,18 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, StoredArray]]
     """
     gguf = optional("gguf", f"reading {path}")
     path = existing(path)
+
+    class Reader(gguf.GGUFReader):  # type: ignore[name-defined]
+        """The library's, which otherwise reads past the end without noticing, endlessly if a length is damaged."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **options: Any) -> np.ndarray:
+            values: np.ndarray = super()._get(offset, dtype, count, *order, **options)
+            if len(values) < count:
+                raise ValueError(f"{count} values from byte {offset} on reach beyond its end")
+            return values
+
     try:
-        reader = gguf.GGUFReader(path)
+        reader = Reader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
     except Exception as error:  # the library checks little: damage surfaces as whatever its slices run into
         raise unreadable(path, "GGUF", error) from error
