@@ -107,6 +107,33 @@ def get(name: Annotated[str, typer.Argument(help="smollm2: a language model of 1
     run_get(name)
 
 
+@app.command("quant-table")
+def quant_table(blocksize: Annotated[int, typer.Option(help="Numbers that share a maximum.")] = 64, seed: Seed = 0,
+                output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table") -> None:
+    """Measure what each codebook costs and loses: NF4, FP4, int4, equal mass, Lloyd-Max, 8 bits. Takes about ten seconds."""
+    from tinypeft.commands.quant_table import run_quant_table
+
+    run_quant_table(blocksize=blocksize, seed=seed, output_format=output_format)
+
+
+@app.command()
+def qlora(
+    out: Output = Path("tinypeft-qlora"),
+    seeds: Annotated[int, typer.Option(help="How many adapters are trained, with seeds 0, 1, ...")] = 2,
+    steps: Annotated[int, typer.Option(help="Updates in each training run.")] = 30,
+    learning_rate: Annotated[float, typer.Option(help="The highest of a cosine schedule.")] = 2e-3,
+    prompts: Annotated[int, typer.Option(help="Held-out functions that are asked for.")] = 100,
+    costs: Annotated[bool, typer.Option(help="Measure what NF4 costs in accuracy, and a step in memory.")] = True,
+) -> None:
+    """Teach a real language model in four bits to answer in a fixed form: QLoRA. Takes about 15 minutes on one core.
+
+    The model comes with `tinypeft get smollm2`. Its task: for a function of Python's standard library, a card in JSON.
+    """
+    from tinypeft.commands.qlora import run_qlora
+
+    run_qlora(out, seeds=seeds, steps=steps, learning_rate=learning_rate, prompts=prompts, costs=costs)
+
+
 @app.command()
 def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
     """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""

@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from tinypeft.commands.compare_methods import FULL, UNTOUCHED
+from tinypeft.commands.tables import print_table, print_text
 
-WIDTH = 116
 ENOUGH = 0.9  # of full fine-tuning's gain: the 90 of d90
 RULE = ("Rank: methods stand in the order of their ranges on the target, least to most bits over the seeds. Where ranges "
         "overlap or touch, be it by way of others between them, the methods share a rank: their difference lies inside the "
@@ -98,13 +95,13 @@ def print_comparison(results: Mapping[str, Result], settings: Mapping[str, Any],
               _number(result.file_bytes, 1e-3, ",.1f"), _number(result.swap_seconds, 1e3, ".3f"),
               _number(result.merge_seconds, 1e3, ".3f"), _number(result.unmerge_seconds, 1e3, ".3f"),
               "" if result.mergeable is None else "yes" if result.mergeable else "no"] for name, result in ordered]
-    _print_table(["rank", "method", "rate", "trainable", "target", "base", "unplugged"], learned, 1, markdown)
-    _print_text(f"{_caption(settings)} Rate: the best of five on validation names; * at the edge of the five. Base: the names "
+    print_table(["rank", "method", "rate", "trainable", "target", "base", "unplugged"], learned, 1, markdown)
+    print_text(f"{_caption(settings)} Rate: the best of five on validation names; * at the edge of the five. Base: the names "
                 "that the base was trained for, with the adapter and, unplugged, without it.", markdown)
-    _print_text(RULE, markdown)
-    _print_table(["method", "ms a step", "ms a token", "file, kB", "swap, ms", "merge, ms", "unmerge, ms", "mergeable"], costs,
+    print_text(RULE, markdown)
+    print_table(["method", "ms a step", "ms a token", "file, kB", "swap, ms", "merge, ms", "unmerge, ms", "mergeable"], costs,
                  0, markdown)
-    _print_text("Medians. A token: of short texts, one at a time, with cached keys and values. File: all that the adapter, or "
+    print_text("Medians. A token: of short texts, one at a time, with cached keys and values. File: all that the adapter, or "
                 "the model, is saved in. Swap: from one adapter to another of its kind; for models, to load another.", markdown)
 
 
@@ -113,13 +110,13 @@ def print_dimensions(results: Mapping[str, Result], settings: Mapping[str, Any],
     rows = [[name, _rate(result), f"{result.trainable:,}" if result.trainable else "", _bits(result.target, result),
              format(share, ".1%") if math.isfinite(share) else "", _number(result.step_seconds, 1e3, ".1f")]
             for name, result in results.items() for share in [share_of_gain(results, name)]]
-    _print_table(["", "rate", "trainable", "target", "share of the gain", "ms a step"], rows, 0, markdown)
-    _print_text(f"{_caption(settings)} Rate: the best of five on validation names, for each dimension anew; * at the edge of "
+    print_table(["", "rate", "trainable", "target", "share of the gain", "ms a step"], rows, 0, markdown)
+    print_text(f"{_caption(settings)} Rate: the best of five on validation names, for each dimension anew; * at the edge of "
                 "the five. Gain: bits of the untouched base less those after training, as a share of full fine-tuning's.",
                 markdown)
     enough = [result for name, result in results.items()
               if name not in (UNTOUCHED, FULL) and share_of_gain(results, name) >= ENOUGH]
-    _print_text(f"d90 = {enough[0].trainable}: the first of these dimensions whose mean gain is at least {ENOUGH:.0%}."
+    print_text(f"d90 = {enough[0].trainable}: the first of these dimensions whose mean gain is at least {ENOUGH:.0%}."
                 if enough else "d90 was not reached: it is above these dimensions.", markdown)
 
 
@@ -144,28 +141,3 @@ def _bits(bits: Sequence[float | None], result: Result) -> str:
 
 def _number(value: float | None, scale: float, form: str) -> str:
     return "" if value is None else format(value * scale, form)
-
-
-def _print_table(header: list[str], rows: list[list[str]], left: int, markdown: bool) -> None:
-    """All columns but one, `left`, are numbers."""
-    if markdown:
-        rules = [":--" if i == left else "--:" for i in range(len(header))]
-        print("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows)) + "\n")
-        return
-    table = Table(*header)
-    for i, column in enumerate(table.columns):
-        column.justify, column.no_wrap = "left" if i == left else "right", True
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
-
-
-def _print_text(text: str, markdown: bool) -> None:
-    if markdown:
-        print(text + "\n")
-    else:
-        _console().print(text + "\n")
-
-
-def _console() -> Console:
-    return Console(width=WIDTH, highlight=False, markup=False, emoji=False)

@@ -126,14 +126,21 @@ class ScaledValues:
         self.power = self.power / (self.power * self.values**2).sum()
 
     @classmethod
-    def of_samples(cls, x: Any, blocksize: int = 64) -> ScaledValues:
-        """Of an array's own numbers; what is left over after its last whole block is left out."""
+    def of_samples(cls, x: Any, blocksize: int = 64, points: int = 20000) -> ScaledValues:
+        """Of an array's own numbers; what is left over after its last whole block is left out.
+
+        Args:
+            points: numbers that fall into the same of so many parts of [-1, 1] are taken together, as their mean.
+        """
         flat = np.asarray(x, np.float64).reshape(-1)
         blocks = flat[:flat.size // blocksize * blocksize].reshape(-1, blocksize)
         absmax = np.abs(blocks).max(axis=1, keepdims=True)
-        blocks, absmax = blocks[absmax[:, 0] > 0], absmax[absmax > 0][:, None]
-        power = np.broadcast_to(absmax**2, blocks.shape)
-        return cls((blocks / absmax).reshape(-1), np.ones(blocks.size), power.reshape(-1))
+        scaled = (blocks / np.where(absmax > 0, absmax, 1)).reshape(-1)
+        square = np.broadcast_to(absmax**2, blocks.shape).reshape(-1)
+        part = np.minimum((scaled + 1) * (points / 2), points - 1).astype(np.int64)
+        mass, power, total = (np.bincount(part, weights, points) for weights in (None, square, square * scaled))
+        filled = np.flatnonzero(power)
+        return cls(total[filled] / power[filled], mass[filled], power[filled])
 
     @classmethod
     def of_distribution(cls, distribution: Any, blocksize: int = 64, points: int = 20000) -> ScaledValues:
