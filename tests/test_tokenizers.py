@@ -268,6 +268,17 @@ def test_where_special_tokens_are_named(file, content, bpe_folder):
     assert (tokenizer.bos_token, tokenizer.bos_token_id, tokenizer.eos_token_id) == ("<|end|>", 0, None)
 
 
+def test_an_id_in_the_models_config_makes_no_word_special(bpe_folder):
+    plain = AutoTokenizer.from_pretrained(bpe_folder)
+    (a,) = plain.encode("a")
+    write_json(bpe_folder / "config.json", {"eos_token_id": a})
+    tokenizer = AutoTokenizer.from_pretrained(bpe_folder)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("a", a)
+    ids = tokenizer.encode("the cat and the bat")
+    assert ids == plain.encode("the cat and the bat")
+    assert tokenizer.decode([*ids, a]) == "the cat and the bata"
+
+
 def test_a_special_token_outside_the_vocabulary_is_added(bpe_folder):
     plain = AutoTokenizer.from_pretrained(bpe_folder)
     write_json(bpe_folder / "tokenizer_config.json", {"pad_token": "[PAD]"})

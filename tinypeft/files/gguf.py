@@ -44,15 +44,12 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, StoredArray]]
 
     try:
         reader = Reader(path)
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        metadata = {key: field.contents() for key, field in reader.fields.items()
+                    if not key.startswith("GGUF.")}  # so the library calls what the file's header says
     except Exception as error:  # the library checks little: damage surfaces as whatever its slices run into
         raise unreadable(path, "GGUF", error) from error
-    header = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")  # which the library lists among the metadata
-    return (
-        {key: value for key, value in metadata.items() if key not in header},
-        {tensor.name: StoredArray(tuple(map(int, tensor.shape[::-1])), partial(_values, path, tensor))
-         for tensor in reader.tensors},
-    )
+    return metadata, {tensor.name: StoredArray(tuple(map(int, tensor.shape[::-1])), partial(_values, path, tensor))
+                      for tensor in reader.tensors}
 
 
 def _values(path: Path, tensor: Any) -> np.ndarray:

@@ -154,7 +154,5 @@ def _stored(path: Path, name: str, start: int, dtype: str, shape: list[int], dat
 
 def unreadable(path: Path, kind: str, error: Exception) -> ValueError:
     """The error for a file that is damaged or of another `kind`, such as "GGUF"."""
-    return ValueError(
-        f"{path} ({path.stat().st_size} bytes) is not a complete {kind} file: {error}. "
-        "It may be truncated, corrupt or of another format; copy or download it again."
-    )
+    return ValueError(f"{path} ({path.stat().st_size} bytes) is not a complete {kind} file: {error}. It may be truncated, "
+                      "corrupt or of another format; copy or download it again.")

@@ -107,7 +107,6 @@ def read_tokenizer() -> tuple[Any, dict[str, Any]]:
     return backend, {
         **{name: tokens[ggml[f"{source}_token_id"]] for name, source in named.items()},
         "model_max_length": metadata["llama.context_length"],
-        "clean_up_tokenization_spaces": False,
         "chat_template": metadata["tokenizer.chat_template"],
     }
 

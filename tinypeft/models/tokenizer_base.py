@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,12 @@ class Tokenizer(ABC):
     pad_token: str | None
     padding_side = "right"
     chat_template: str | None = None  # in Jinja, of models that were taught to converse
-    _saved_config: Mapping[str, Any] = MappingProxyType({})  # what else belongs into tokenizer_config.json
+    _saved_config: Mapping[str, Any] | None = None  # what else tokenizer_config.json held
 
     @property
-    @abstractmethod
     def vocab_size(self) -> int:
         """Number of tokens, those added to the vocabulary later left out."""
+        return len(self)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -89,7 +88,10 @@ class Tokenizer(ABC):
         if padding not in (False, True, "longest"):
             raise ValueError(f'padding is {padding!r}; expected True or "longest" (to the longest text), or False')
         if padding:
-            rows, masks = self._pad(rows, self._needed_pad_id()), self._pad(masks, 0)
+            if self.pad_token_id is None:
+                raise ValueError(f"padding needs a pad token in the vocabulary, and pad_token is {self.pad_token!r}: set "
+                                 "tokenizer.pad_token = tokenizer.eos_token")
+            rows, masks = self._pad(rows, self.pad_token_id), self._pad(masks, 0)
 
         if return_tensors is None:
             single = isinstance(text, str)
@@ -167,12 +169,6 @@ class Tokenizer(ABC):
     def _special_id(self, token: str | None) -> int | None:
         return None if token is None else self.convert_tokens_to_ids(token)
 
-    def _needed_pad_id(self) -> int:
-        if self.pad_token_id is None:
-            raise ValueError(f"padding needs a pad token in the vocabulary, and pad_token is {self.pad_token!r}: set "
-                             "tokenizer.pad_token = tokenizer.eos_token")
-        return self.pad_token_id
-
     def _pad(self, rows: list[list[int]], filler: int) -> list[list[int]]:
         if self.padding_side not in ("left", "right"):
             raise ValueError(f'padding_side is {self.padding_side!r}; expected "left" or "right"')
@@ -184,7 +180,9 @@ class Tokenizer(ABC):
         """Write tokenizer.json and tokenizer_config.json, which transformers reads too."""
         folder = Path(folder)
         write_json(folder / "tokenizer.json", self._to_json())
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self._saved_config, **self._special_tokens(),
+        config = {"tokenizer_class": "PreTrainedTokenizerFast",
+                  "clean_up_tokenization_spaces": False,  # with which older transformers print "a ." as "a."
+                  **(self._saved_config or {}), **self._special_tokens(),
                   "padding_side": self.padding_side, "chat_template": self.chat_template}
         write_json(folder / "tokenizer_config.json", config)
         (folder / "chat_template.jinja").unlink(missing_ok=True)  # of an earlier save: it would outweigh the one just written

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tinypeft.files import optional, read_json
@@ -67,8 +66,6 @@ class CharTokenizer(Tokenizer):
         ValueError: `characters` repeats one or has none; special tokens are equal or shorter than two characters.
     """
 
-    _saved_config = MappingProxyType({"clean_up_tokenization_spaces": False})  # older transformers print "a ." as "a."
-
     def __init__(self, characters: str | Iterable[str], *, bos_token: str = "<bos>", eos_token: str = "<eos>",
                  pad_token: str = "<pad>") -> None:
         self.bos_token, self.eos_token, self.pad_token = bos_token, eos_token, pad_token
@@ -86,11 +83,6 @@ class CharTokenizer(Tokenizer):
         # not hide <a>>.
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._pattern = re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, those added to the vocabulary later left out."""
-        return len(self._tokens)
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -119,16 +111,12 @@ class CharTokenizer(Tokenizer):
         start = {"SpecialToken": {"id": bos, "type_id": 0}}
         first, second = ({"Sequence": {"id": name, "type_id": i}} for i, name in enumerate("AB"))
         return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
+            "version": "1.0", "truncation": None, "padding": None,
             "added_tokens": [{"id": i, "content": token, **flags} for i, token in enumerate((pad, bos, eos))],
             "normalizer": None,
             "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
             "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [start, first],
-                "pair": [start, first, start, second],
+                "type": "TemplateProcessing", "single": [start, first], "pair": [start, first, start, second],
                 "special_tokens": {bos: {"id": bos, "ids": [1], "tokens": [bos]}},
             },
             "decoder": {"type": "Fuse"},
@@ -146,8 +134,8 @@ class CharTokenizer(Tokenizer):
             return None
         # Truncation and padding are left out: transformers saves there what the last call happened to use.
         parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
-        same = all(content.get(part) == value for part, value in tokenizer._to_json().items() if part in parts)
-        return tokenizer if same else None
+        ours = tokenizer._to_json()
+        return tokenizer if all(content.get(part) == ours[part] for part in parts) else None
 
 
 class HFTokenizer(Tokenizer):
@@ -174,13 +162,13 @@ class HFTokenizer(Tokenizer):
             backend = library.Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{folder}/tokenizer.json is no tokenizer that `tokenizers` can read: {error}") from error
-        model, named = _read_json_if_there(folder / "config.json"), {}
+        tokenizer, model = cls(backend, config), _read_json_if_there(folder / "config.json")
         for key in SPECIAL_TOKENS:
             ids = model.get(f"{key}_id")
             first = ids[0] if isinstance(ids, list) and ids else ids  # Llama 3 lists several eos ids
-            by_id = backend.id_to_token(first) if isinstance(first, int) and first >= 0 else None
-            named[key] = config.get(key) or by_id
-        return cls(backend, {**config, **named})
+            if getattr(tokenizer, key) is None and isinstance(first, int) and first >= 0:
+                setattr(tokenizer, key, backend.id_to_token(first))  # not made special: it may be a word of the vocabulary
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:
@@ -195,15 +183,13 @@ class HFTokenizer(Tokenizer):
 
     def convert_tokens_to_ids(self, token: str) -> int | None:
         """Id of one token, None if it is not in the vocabulary."""
-        found: int | None = self._backend.token_to_id(token)
-        return found
+        return self._backend.token_to_id(token)
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return str(self._backend.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def _to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._backend.to_str())
-        return content
+        return json.loads(self._backend.to_str())
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

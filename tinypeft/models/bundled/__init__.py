@@ -15,16 +15,13 @@ def resolve_folder(name_or_folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: it is neither; nothing is ever downloaded.
     """
-    folder = BUNDLED.get(str(name_or_folder), Path(name_or_folder))
+    name, known = str(name_or_folder), [*BUNDLED, smollm2.NAME]
+    folder = BUNDLED.get(name, Path(name_or_folder))
     if folder.is_dir():
         return folder
-    if str(name_or_folder) in BUNDLED:
+    if name in BUNDLED:
         raise FileNotFoundError(f"this installation of tinypeft lacks {folder}: install it again")
-    known = [*BUNDLED, smollm2.NAME]
-    near = get_close_matches(str(name_or_folder), known, n=1)
-    raise FileNotFoundError(
-        f"{str(name_or_folder)!r} is neither a folder nor a bundled model. "
-        + (f"Did you mean {near[0]!r}? " if near else "")
-        + f"Known: {', '.join(known)}. tinypeft downloads nothing: for a model of the Hugging Face hub, give the "
-        "folder that `hf download NAME --local-dir FOLDER` made."
-    )
+    hint = "".join(f"Did you mean {near!r}? " for near in get_close_matches(name, known, n=1))
+    raise FileNotFoundError(f"{name!r} is neither a folder nor a bundled model. {hint}Known: {', '.join(known)}. "
+                            "tinypeft downloads nothing: for a model of the Hugging Face hub, give the folder that "
+                            "`hf download NAME --local-dir FOLDER` made.")
