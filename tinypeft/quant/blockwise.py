@@ -158,7 +158,8 @@ def quantize_4bit(x: Array, quant_type: str = "nf4", blocksize: int = 64, compre
             place = asarray(order, like=place)[place]
         if place.size % 2:
             place = np.append(place, np.uint8(np.flatnonzero(code == 0)[0]))
-        packed[start // 2:(start + step) // 2] = place[0::2] << 4 | place[1::2]
+        both = place.view("<u2")  # two codes, the first in the lower byte
+        packed[start // 2:(start + step) // 2] = both << 4 | both >> 8
     _require_finite(absmax, x)
     state = QuantState(absmax, x.shape, x.dtype, asarray(code, like=packed), blocksize, quant_type)
     if compress_statistics:
@@ -175,6 +176,7 @@ def dequantize_4bit(packed: Array, state: QuantState) -> Array:
     """
     n, absmax, step = int(np.prod(state.shape)), state.statistics(), chunk_size(packed)
     packed = packed.reshape(-1)
+    packed = packed if packed.flags.c_contiguous else packed.copy()  # since it is seen as numbers of 16 bits below
     if packed.size != (n + 1) // 2:
         raise ValueError(f"{packed.size} bytes hold {2 * packed.size} codes, the state is of {n} numbers {state.shape}")
     out = np.empty_like(packed, state.dtype, shape=2 * packed.size)
@@ -235,8 +237,8 @@ def quantize_blockwise(x: Array, code: np.ndarray | None = None, blocksize: int 
         places = np.searchsorted(asarray(midpoints(code), like=scaled), scaled)
     else:
         grid = np.abs(np.linspace(-1, 1, 1 << 16)[:, None] - code).argmin(axis=1)
-        places = asarray(grid, like=scaled)[((scaled + np.float32(1)) * np.float32(0.5) * np.float32(65535) + np.float32(0.5)
-                                             ).astype(np.int64)]
+        step = (np.clip(scaled, -1, 1) + np.float32(1)) * np.float32(0.5) * np.float32(65535) + np.float32(0.5)
+        places = asarray(grid, like=scaled)[step.astype(np.int64)]
         places[np.repeat(absmax == 0, blocksize)[:places.size]] = 0  # 0 / 0 there
     codes = places.astype(np.uint8).reshape(x.shape)
     return codes, QuantState(absmax, x.shape, x.dtype, asarray(code, like=codes), blocksize)
@@ -261,7 +263,7 @@ def _flat(x: Array) -> Array:
 
 
 def _scale(x: Array, blocksize: int) -> tuple[Array, Array]:
-    """Numbers divided by the largest magnitude of their block, clipped to [-1, 1]; and these magnitudes. All in float32."""
+    """Numbers divided by the largest magnitude of their block, and these magnitudes, in float32. (1 may be an ulp more.)"""
     with np.errstate(over="ignore", invalid="ignore"):  # reported by _require_finite, in words
         x = x.astype(np.float32, copy=False)
         whole = x.size // blocksize * blocksize
@@ -273,7 +275,7 @@ def _scale(x: Array, blocksize: int) -> tuple[Array, Array]:
             rest = np.abs(x[whole:]).max(keepdims=True)
             absmax = np.append(absmax, rest)
             scaled = np.append(scaled, x[whole:] / np.maximum(rest, np.float32(1e-38)))
-        return np.clip(scaled, -1, 1, out=scaled), absmax
+        return scaled, absmax
 
 
 def _multiply(values: Array, absmax: Array, blocksize: int) -> None:
