@@ -62,7 +62,7 @@ def int8_linear_matmul(a: Array, b: Array) -> Array:
 
 def int8_mm_dequant(product: Array, absmax_a: Array, absmax_b: Array) -> Array:
     """What an int32 product stands for, float32 (n, m)."""
-    return product * (absmax_a[:, None] * absmax_b) * np.float32(1 / 127**2)
+    return product.astype(np.float32) * (absmax_a[:, None] * absmax_b) * np.float32(1 / 127**2)
 
 
 def int8_mixed_scaled_mm(x: Array, codes_x: Array, codes_w: Array, absmax_x: Array, absmax_w: Array, columns: Array | None
