@@ -22,12 +22,12 @@ ROOMS = [
 
 # Most lines of code (no blanks, comments, docstrings) that these rooms together may have.
 ROOM_BUDGETS = [
-    (("autograd",), 500),
+    (("autograd",), 510),
     (("nn",), 800),
-    (("quant",), 500),
-    (("peft",), 2000),
+    (("quant",), 580),
+    (("peft",), 2015),
     (("files", "models"), 680),
-    (("training",), 500),
+    (("training",), 505),
 ]
 NOT_METHODS = {"__init__.py", "model.py", "targets.py", "combine.py"}  # of peft/: every other file keeps a method's size
 METHOD_BUDGET = 200

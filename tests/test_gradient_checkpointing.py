@@ -39,14 +39,12 @@ def step(model: Any, seed: int = 3, **options: Any) -> tuple[np.ndarray, dict[st
 
 def both(model: Any, **options: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The gradients without and with checkpointing; the losses are equal."""
-    inner = getattr(model, "base_model", None)
-    switch = model if inner is None else inner.model
     loss, plain = step(model, **options)
-    switch.gradient_checkpointing_enable()
-    assert switch.is_gradient_checkpointing
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
     again, checkpointed = step(model, **options)
-    switch.gradient_checkpointing_disable()
-    assert not switch.is_gradient_checkpointing
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
     assert_same(again, loss)
     return plain, checkpointed
 
@@ -165,5 +163,5 @@ def test_memory_of_eight_frozen_blocks_falls_below_half(config):
     model = get_peft_model(AutoModelForCausalLM.from_config(config), LoraConfig(r=2))
     ids = np.random.default_rng(0).integers(0, 64, (8, 64))
     everything = peak(model, ids)
-    model.base_model.model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     assert peak(model, ids) < everything / 2

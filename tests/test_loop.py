@@ -192,6 +192,16 @@ def test_the_mode_is_restored_after_an_interruption():
     assert not model.training
 
 
+@pytest.mark.parametrize("make", [gpt2, lora])
+def test_gradient_checkpointing_ends_in_the_same_weights(make):
+    plain, checkpointed = make(dropout=0.3), make(dropout=0.3)
+    run(plain, arguments())
+    run(checkpointed, arguments(gradient_checkpointing=True))
+    assert checkpointed.is_gradient_checkpointing
+    assert not plain.is_gradient_checkpointing
+    assert same(weights(plain), weights(checkpointed))
+
+
 def test_evaluation_on_the_way_and_at_the_end():
     model, held_out = gpt2(), rows(7, seed=1)
     history = run(model, arguments(max_steps=5, eval_steps=2, per_device_eval_batch_size=3), eval_rows=held_out)

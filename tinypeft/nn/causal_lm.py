@@ -82,7 +82,7 @@ class CausalLMOutput:
 class Decoder(Module):
     """The body of a language model: blocks, one after the other, between embeddings and a final norm."""
 
-    gradient_checkpointing = False
+    gradient_checkpointing = False  # set by Module.gradient_checkpointing_enable
 
     def run(self, block: Module, x: Tensor, *context: Any) -> Tensor:
         """block(x, *context); with gradient checkpointing, in training, forgetting all that the block computes inside."""
@@ -106,25 +106,6 @@ class CausalLM(Module):
     def get_input_embeddings(self) -> Any:
         """The module that turns ids (B, T) into vectors (B, T, d)."""
         return getattr(getattr(self, self.body_name), self.embedding_name)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """In training, keep only what enters each block, and compute the rest again in the backward pass (1604.06174).
-
-        Gradients are the same, memory for activations falls by about the number of operations in a block, and a step takes
-        about a third more time. Frozen weights, embeddings included, make no difference.
-
-        Args:
-            gradient_checkpointing_kwargs: accepted, since scripts pass {"use_reentrant": False}; there is one way here.
-        """
-        getattr(self, self.body_name).gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep all activations again."""
-        getattr(self, self.body_name).gradient_checkpointing = False
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return bool(getattr(self, self.body_name).gradient_checkpointing)
 
     def dequantize(self) -> Self:
         """Give all quantized layers float weights again, in place; adapters can then be merged without loss."""

@@ -29,7 +29,8 @@ from tinypeft.training.schedules import get_scheduler, schedule_factor
 # GPT-2's name for a norm, which it recognises by class.
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|(?:^|\.)ln_")
 # What may differ between a run and its resumption, since no update depends on it.
-FREE = ["output_dir", "disable_tqdm", "save_steps", "eval_steps", "per_device_eval_batch_size", "num_train_epochs", "max_steps"]
+FREE = ["output_dir", "disable_tqdm", "save_steps", "eval_steps", "per_device_eval_batch_size", "num_train_epochs", "max_steps",
+        "gradient_checkpointing"]
 AT_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 1, "seed": 0,
             "save_steps": 1, "eval_steps": 1, "max_steps": -1, "warmup_steps": 0, "num_train_epochs": 0.0, "max_grad_norm": 0.0}
 
@@ -48,6 +49,7 @@ class TrainingArguments:
         learning_rate: the highest of the schedule.
         lr_scheduler_type: "linear", "cosine", "constant" or "constant_with_warmup".
         warmup_steps: updates over which the learning rate rises from 0.
+        gradient_checkpointing: forget activations and compute them again, which takes less memory and more time.
         optim: "adamw" (or "adamw_torch", transformers' name for it) or "sgd".
         weight_decay, adam_beta1, adam_beta2, adam_epsilon: of the optimizer; biases and norms do not decay.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
@@ -69,6 +71,7 @@ class TrainingArguments:
     learning_rate: float = 5e-5
     lr_scheduler_type: str = "linear"
     warmup_steps: int = 0
+    gradient_checkpointing: bool = False
     optim: str = "adamw"
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
@@ -178,9 +181,10 @@ def train(model: Module, train_rows: Sequence[Row], args: TrainingArguments, *, 
     if optimizer is None:
         optimizer = args.create_optimizer((name, p) for name, p in model.named_parameters() if p.requires_grad)
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    max_steps = args.max_steps
-    if max_steps == -1:
-        max_steps = math.ceil(args.num_train_epochs * math.ceil(len(train_rows) / batch_size))
+    epoch = math.ceil(len(train_rows) / batch_size)
+    max_steps = math.ceil(args.num_train_epochs * epoch) if args.max_steps == -1 else args.max_steps
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, args.warmup_steps, max_steps)
     checkpoint = checkpoint_to_resume(args.output_dir, resume_from_checkpoint)
     run: dict[str, Any] = {}
