@@ -127,6 +127,16 @@ def test_a_damaged_header_is_refused_or_read(path, data):
         read_gguf(path.with_name("flipped.gguf"))
 
 
+def test_a_length_that_leads_out_of_the_file_is_refused(tmp_path):
+    file = write_gguf(tmp_path / "long.gguf", {}, bools=("array", [True] * 3))
+    length = file.read_bytes().index((3).to_bytes(8, "little") + b"\1\1\1")
+    content = bytearray(file.read_bytes())
+    content[length + 2] = 1  # 2**16 more
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"1 values from byte \d+ on reach beyond its end"):
+        read_gguf(file)
+
+
 def test_what_is_no_gguf_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file .*missing"):
         read_gguf(tmp_path / "missing.gguf")

@@ -347,6 +347,7 @@ def test_a_conversation_becomes_ids(chatty):
     [
         ("Hello", TypeError, r'a list of messages like {"role": "user", "content": "Hello"}, got \'Hello\''),
         ([["role", "user"]], TypeError, "a list of messages"),
+        (None, TypeError, "a list of messages"),
         ([{"role": "tool", "content": ""}], ValueError, "does not take this conversation: no tools, please"),
         ([{"role": "user"}], ValueError, "does not take this conversation: .*Undefined"),
     ],
