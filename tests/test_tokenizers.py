@@ -277,6 +277,8 @@ def test_an_id_in_the_models_config_makes_no_word_special(bpe_folder):
     ids = tokenizer.encode("the cat and the bat")
     assert ids == plain.encode("the cat and the bat")
     assert tokenizer.decode([*ids, a]) == "the cat and the bata"
+    write_json(bpe_folder / "tokenizer_config.json", {"eos_token": "<|end|>"})
+    assert AutoTokenizer.from_pretrained(bpe_folder).eos_token == "<|end|>"  # a name goes before an id
 
 
 def test_a_special_token_outside_the_vocabulary_is_added(bpe_folder):
