@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from tinypeft.cli import main
 from tinypeft.commands.train_report import print_next_steps, printable, samples_of
 from tinypeft.models import CharTokenizer
 from tinypeft.models.bundled import BUNDLED
+from tinypeft.quant import Linear4bit
 from tinypeft.training import DivergenceError, History, bits_per_character
 
 LETTERS = "abcdefghij"
@@ -174,7 +177,7 @@ def test_options_reach_the_run(run, base, monkeypatch):
     assert max(len(row["input_ids"]) for row in seen["train_rows"]) == 6
 
 
-@pytest.mark.parametrize(("method", "rate"), [("lora", 5e-4), ("full", 5e-5)])
+@pytest.mark.parametrize(("method", "rate"), [("lora", 5e-4), ("qlora", 5e-4), ("full", 5e-5)])
 def test_default_learning_rates(run, monkeypatch, method, rate):
     seen = {}
     monkeypatch.setattr(command, "_train", lambda job, *_: seen.update(vars(job)) or 1 / 0)
@@ -210,6 +213,19 @@ def test_full_fine_tuning_saves_a_model(run, base):
         before, texts(), TOKENIZER) - 1
     assert "PeftModel" not in printed
     assert "AutoModelForCausalLM.from_pretrained('out')" in printed
+
+
+def test_qlora_trains_an_adapter_on_a_base_in_four_bits(run):
+    code, printed, _ = run(method="qlora", max_steps=30)
+    assert code == 0
+    lines = re.search(r"To load it with tinypeft:\n\n(.*?)\n\n", printed, flags=re.S)[1]
+    scope: dict = {}
+    exec(textwrap.dedent(lines), scope)
+    model = scope["model"]
+    assert sum(isinstance(module, Linear4bit) for module in model.modules()) == 7
+    with model.disable_adapter():
+        before = bits_per_character(model, texts(), TOKENIZER)
+    assert bits_per_character(model, texts(), TOKENIZER) < before - 0.5
 
 
 def test_prompts_are_given_and_completions_learned(run):
@@ -253,7 +269,7 @@ def test_nothing_that_a_terminal_obeys_is_printed():
 
 
 def test_hugging_face_is_told_where_the_bundled_base_lies(capsys):
-    print_next_steps("tinypeft/surnames", Path("out"), adapter=True)
+    print_next_steps("tinypeft/surnames", Path("out"), adapter=True, quantized=False)
     ours, theirs = capsys.readouterr().out.split("Hugging Face")
     assert "from_pretrained('tinypeft/surnames')" in ours
     assert f"from_pretrained('{BUNDLED['tinypeft/surnames']}')" in theirs.replace("\\\\", "\\")
@@ -287,7 +303,7 @@ def interrupt_at(monkeypatch, step):
     monkeypatch.setattr(command.Progress, "__call__", stop)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_an_interrupted_run_is_resumed_exactly(run, monkeypatch, method):
     options = {"method": method, "lora_dropout": 0.2, "save_steps": 2}
     _, whole, _ = run(out="whole", **options)
@@ -301,7 +317,7 @@ def test_an_interrupted_run_is_resumed_exactly(run, monkeypatch, method):
     code, printed, _ = run(**options, resume=True)
     assert code == 0
     assert "Going on from out/checkpoint-6." in printed
-    weights = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    weights = "adapter_model.safetensors" if method != "full" else "model.safetensors"
     assert Path("out", weights).read_bytes() == Path("whole", weights).read_bytes()
     assert names() == names("whole")
 
@@ -385,7 +401,7 @@ def test_an_adapter_that_is_there_survives_divergence(run, monkeypatch):
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 BAD = {
-    "method": ({"method": "Lora2"}, "unknown method 'Lora2'; did you mean 'lora'? There are: lora, full"),
+    "method": ({"method": "Lora2"}, "unknown method 'Lora2'; did you mean 'lora'? There are: lora, qlora, full"),
     "no such model": ({"model": "tinypeft/surname"}, "Did you mean 'tinypeft/surnames'?"),
     "no such data": ({"data": "nope.txt"}, "nope.txt"),
     "suffix": ({"data": "words.csv"}, "words.csv is neither .txt"),

@@ -35,7 +35,8 @@ def train(
     data: Annotated[Path, typer.Option(help='FILE.txt, one text a line; or FILE.jsonl, one {"text": ...} or {"prompt": ..., '
                                             '"completion": ...} a line. Of these only the completion is learned.')],
     out: Annotated[Path, typer.Option(help="New folder for the result.")],
-    method: Annotated[str, typer.Option(help='"lora"; or "full", which trains all weights, to compare with.')] = "lora",
+    method: Annotated[str, typer.Option(help='"lora"; "qlora", with the base in 4 bits (NF4); or "full", which trains all '
+                                             'weights, to compare with.')] = "lora",
     r: Annotated[int, typer.Option(help="Rank.", rich_help_panel=LORA)] = 8,
     lora_alpha: Annotated[float, typer.Option(help="The update is scaled by lora_alpha / r.", rich_help_panel=LORA)] = 16,
     lora_dropout: Annotated[float, typer.Option(help="Dropout on the input of A.", rich_help_panel=LORA)] = 0.0,

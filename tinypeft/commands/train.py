@@ -22,11 +22,13 @@ from tinypeft import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     LoraConfig,
     PeftConfig,
     PeftModel,
     TaskType,
     get_peft_model,
+    prepare_model_for_kbit_training,
 )
 from tinypeft.commands.train_report import (
     Progress,
@@ -93,10 +95,12 @@ class Method:
     Attributes:
         config: the adapter that the options describe; None where the model's own weights are trained.
         learning_rate: the default for a model of width 2000; narrower ones take more.
+        quantization: how the base is stored; None for in floating point.
     """
 
     config: Callable[[Options], PeftConfig] | None
     learning_rate: float
+    quantization: BitsAndBytesConfig | None = None
 
 
 def _lora(o: Options) -> PeftConfig:
@@ -104,7 +108,8 @@ def _lora(o: Options) -> PeftConfig:
                       target_modules=_parse_targets(o.target_modules))
 
 
-METHODS = {"lora": Method(_lora, 5e-4), "full": Method(None, 5e-5)}
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+METHODS = {"lora": Method(_lora, 5e-4), "qlora": Method(_lora, 5e-4, NF4), "full": Method(None, 5e-5)}
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def run_train(**options: Any) -> None:
     print_samples(job.samples)
     adapter = isinstance(model, PeftModel)
     print_result(share, before, history, characters, out / ("adapter_model.safetensors" if adapter else "model.safetensors"))
-    print_next_steps(o.model, out, adapter)
+    print_next_steps(o.model, out, adapter, METHODS[o.method].quantization is not None)
 
 
 def _prepare(o: Options) -> Job:
@@ -180,7 +185,9 @@ def _prepare(o: Options) -> Job:
     pairs, aside = train_validation_split(list(zip(rows, encoded, strict=True)), o.validation_fraction, o.seed)
     samples = samples_of(aside) if o.prompt is None else [sample_of(o.prompt, tokenizer, positions, "text" in rows[0])]
     args = _arguments(o, method, config, len(pairs))
-    model: Any = AutoModelForCausalLM.from_pretrained(o.model, dtype=o.dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(o.model, dtype=o.dtype, quantization_config=method.quantization)
+    if method.quantization is not None:
+        model = prepare_model_for_kbit_training(model)
     if adapter is not None:
         model = get_peft_model(model, adapter, seed=o.seed)
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)

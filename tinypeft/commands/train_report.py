@@ -146,16 +146,18 @@ def print_result(trained: str, before: float, history: History, characters: floa
     console.print(f"Written to {weights.parent}, with the tokenizer and the curves (loss.png).\n")
 
 
-def print_next_steps(model: str, out: Path, adapter: bool) -> None:
+def print_next_steps(model: str, out: Path, adapter: bool, quantized: bool) -> None:
     """The lines of Python that load the result, here and with Hugging Face."""
-    classes = "import AutoModelForCausalLM, AutoTokenizer"
+    classes = f"import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' * quantized}"
+    config = """, quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)""" * quantized
     ours, theirs = f"    from tinypeft {classes}", f"    from transformers {classes}"
     if adapter:
         ours, theirs = f"{ours}, PeftModel", f"{theirs}\n    from peft import PeftModel"
     elsewhere = smollm2.HUB_NAME if model == smollm2.NAME else str(resolve_folder(model))
     for library, imports, base in (("tinypeft", ours, model), ("Hugging Face", theirs, elsewhere)):
         console.print(f"To load it with {library}:\n\n{imports}\n"
-                      f"    model = AutoModelForCausalLM.from_pretrained({base if adapter else str(out)!r})")
+                      f"    model = AutoModelForCausalLM.from_pretrained({base if adapter else str(out)!r}{config})")
         if adapter:
             console.print(f"    model = PeftModel.from_pretrained(model, {str(out)!r})")
         console.print(f"    tokenizer = AutoTokenizer.from_pretrained({str(out)!r})\n")
