@@ -101,14 +101,19 @@ class QuantState:
             for key in [key for key in found if key.startswith("quant_state.bitsandbytes__")]:
                 found |= json.loads(np.asarray(found.pop(key)).tobytes())
             state2 = offset = None
-            if "nested_absmax" in found:
+            if found.keys() & {"nested_absmax", "nested_offset"}:
                 absmax2 = np.asarray(found["nested_absmax"])
                 offset = np.asarray(found["nested_offset"], np.float32)
                 state2 = cls(absmax2, np.shape(found["absmax"]), np.dtype(np.float32),
                              np.asarray(found["nested_quant_map"]), found["nested_blocksize"])
             dtype = as_dtype("float32" if found["dtype"] == "bfloat16" else found["dtype"])  # widened, as everywhere
-            return cls(np.asarray(found["absmax"]), tuple(found["shape"]), dtype,
-                       np.asarray(found["quant_map"]), found["blocksize"], found["quant_type"], offset, state2)
+            state = cls(np.asarray(found["absmax"]), tuple(found["shape"]), dtype,
+                        np.asarray(found["quant_map"]), found["blocksize"], found["quant_type"], offset, state2)
+            blocks = -(-int(np.prod(state.shape)) // state.blocksize)
+            if (state.absmax.shape, state.code.size) != ((blocks,), 256 if state.quant_type is None else 16) or (
+                    state2 is not None and (state2.absmax.size, state2.code.size) != (-(-blocks // state2.blocksize), 256)):
+                raise ValueError("its parts are longer or shorter than its shape needs")
+            return state
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not the state of a quantized array ({type(error).__name__}: {error}); it has "
                              f"{', '.join(values)}") from error

@@ -63,8 +63,7 @@ class BitsAndBytesConfig(Checked):
     def to_dict(self) -> dict[str, Any]:
         """What config.json of a quantized model says."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**own, "bnb_4bit_compute_dtype": self.bnb_4bit_compute_dtype or "float32", "quant_method": self.METHOD,
-                "_load_in_4bit": self.load_in_4bit, "_load_in_8bit": self.load_in_8bit}
+        return {**own, "quant_method": self.METHOD, "_load_in_4bit": self.load_in_4bit, "_load_in_8bit": self.load_in_8bit}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

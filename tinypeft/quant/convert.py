@@ -58,12 +58,16 @@ def gather_quantized(state: Mapping[str, Array], model: CausalLM) -> dict[str, A
             quant_state = QuantState.from_dict(parts)
         except ValueError as error:
             raise ValueError(f"{weight}: {error}") from None
+        if getattr(gathered.get(weight), "shape", None) != (needed := ((int(np.prod(quant_state.shape)) + 1) // 2, 1)):
+            raise ValueError(f"{weight}: its codes are missing or not of shape {needed}, as its state says")
         shape = quant_state.shape[::-1] if weight in transposed else quant_state.shape
         gathered[weight] = Stored(gathered[weight], quant_state, shape)
     for name in [name for name in gathered if name.endswith(".SCB")]:
         weight = f"{name.removesuffix('SCB')}weight"
-        shape = gathered[weight].shape[::-1] if weight in transposed else gathered[weight].shape
-        gathered[weight] = Stored(gathered[weight], np.asarray(gathered.pop(name)), shape)
+        scales, codes = np.asarray(gathered.pop(name)), gathered.get(weight)
+        if codes is None or codes.shape[:1] != scales.shape:
+            raise ValueError(f"{weight}: its codes are missing, or have another number of rows than {name}")
+        gathered[weight] = Stored(codes, scales, codes.shape[::-1] if weight in transposed else codes.shape)
     return gathered
 
 

@@ -38,7 +38,8 @@ def int8_vectorwise_quant(x: Array, threshold: float = 0.0) -> tuple[Array, Arra
     absmax = np.abs(inner).max(axis=1)
     if not np.isfinite(absmax).all():
         raise ValueError("cannot quantize a matrix that holds nan or an infinity: its whole row would be lost")
-    codes = np.rint(inner * (np.float32(127) / np.where(absmax == 0, np.float32(1), absmax))[:, None]).astype(np.int8)
+    scale = np.float32(1) / np.where(absmax == 0, np.float32(1), absmax) * np.float32(127)  # torch's way of 127 / absmax
+    codes = np.rint(inner * scale[:, None]).astype(np.int8)
     if outliers is None:
         return codes, absmax, None
     columns = np.flatnonzero(outliers.any(axis=0))

@@ -73,8 +73,10 @@ class QuantizedParameter(Parameter):
         self.matrix_dtype = dtype or self.matrix_dtype
         if isinstance(values, Stored):
             self.data, self.scales = np.array(values.data), values.scales
+        elif (matrix := np.asarray(values)).dtype.kind != "f":
+            raise ValueError(f"a matrix of {matrix.dtype} without the scales that make numbers of its codes")
         else:
-            matrix = np.asarray(values, self.matrix_dtype)
+            matrix = matrix.astype(self.matrix_dtype, copy=False)
             self.quantize(matrix.T if self.transposed else matrix)
 
     def quantize(self, matrix: Array) -> None:
