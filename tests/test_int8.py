@@ -220,3 +220,10 @@ def test_numbers_that_are_not_finite_are_refused(value):
 def test_what_is_no_matrix_is_refused(shape):
     with pytest.raises(ValueError, match="expected a matrix that is not empty, got shape"):
         int8_vectorwise_quant(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(("largest", "code"), [(3.439453125, 63), (2.8203125, 63), (3.8046875, 64)])
+def test_halves_of_a_maximum_are_rounded_as_in_torch(largest, code):
+    """127 / absmax is 1 / absmax times 127 there, rounded twice; the codes are those that torch was seen to give."""
+    x = np.array([[largest, largest / 2, -largest / 2]], np.float16)
+    assert int8_vectorwise_quant(x)[0].tolist() == [[127, code, -code]]

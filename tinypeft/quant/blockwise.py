@@ -241,7 +241,7 @@ def quantize_blockwise(x: Array, code: np.ndarray | None = None, blocksize: int 
     if rule == "nearest":
         places = np.searchsorted(asarray(midpoints(code), like=scaled), scaled)
     else:
-        grid = np.abs(np.linspace(-1, 1, 1 << 16)[:, None] - code).argmin(axis=1)
+        grid = np.searchsorted(midpoints(code.astype(np.float64)), np.linspace(-1, 1, 1 << 16))
         step = (np.clip(scaled, -1, 1) + np.float32(1)) * np.float32(0.5) * np.float32(65535) + np.float32(0.5)
         places = asarray(grid, like=scaled)[step.astype(np.int64)]
         places[np.repeat(absmax == 0, blocksize)[:places.size]] = 0  # 0 / 0 there
