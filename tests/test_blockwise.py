@@ -570,3 +570,20 @@ def test_more_or_fewer_bytes_than_the_state_says_are_refused(n):
     for wrong in (packed[:-1], np.concatenate([packed, packed[:1]]), packed[:0]):
         with pytest.raises(ValueError, match=rf"{len(wrong)} bytes hold {2 * len(wrong)} codes, the state is of {n} numbers"):
             dequantize_4bit(wrong, state)
+
+
+def test_whole_blocks_are_multiplied_by_the_inverse_and_the_rest_is_divided():
+    """As in bitsandbytes, where it matters: numbers within a unit in the last place of a threshold."""
+    code, random = get_4bit_type("nf4"), np.random.default_rng(0)
+    scale = random.uniform(1, 2, 20000).astype(np.float32)
+    end = ((code[1:] + code[:-1]) / np.float32(2))[random.integers(0, 15, 20000)]
+    x = end * scale
+    one = np.float32(1)
+    different = np.flatnonzero((x / scale > end) != (x * (one / scale) > end))[:20]
+    assert len(different) == 20
+    for i in different:
+        block = np.zeros(64, np.float32)
+        block[:2] = scale[i], x[i]
+        lower = int(np.searchsorted(code, end[i])) - 1
+        assert codes_of(quantize_4bit(block)[0])[1] == lower + (x[i] * (one / scale[i]) > end[i])
+        assert codes_of(quantize_4bit(block[:40])[0])[1] == lower + (x[i] / scale[i] > end[i])

@@ -227,3 +227,10 @@ def test_halves_of_a_maximum_are_rounded_as_in_torch(largest, code):
     """127 / absmax is 1 / absmax times 127 there, rounded twice; the codes are those that torch was seen to give."""
     x = np.array([[largest, largest / 2, -largest / 2]], np.float16)
     assert int8_vectorwise_quant(x)[0].tolist() == [[127, code, -code]]
+
+
+def test_a_number_of_exactly_the_threshold_is_an_outlier():
+    codes, absmax, columns = int8_vectorwise_quant(np.array([[6.0, 1.0, 5.9], [0.0, -6.0, 2.0]], np.float32), 6.0)
+    assert columns.tolist() == [0, 1]
+    assert codes.tolist() == [[0, 0, 127], [0, 0, 127]]
+    assert absmax.tolist() == [np.float32(5.9), 2.0]
