@@ -274,13 +274,18 @@ def _scale(x: Array, blocksize: int) -> tuple[Array, Array]:
         whole = x.size // blocksize * blocksize
         blocks = x[:whole].reshape(-1, blocksize)
         absmax = np.abs(blocks).max(axis=1)
-        scaled = blocks * (np.float32(1) / np.maximum(absmax, np.float32(1e-38)))[:, None]
+        scaled = blocks * (np.float32(1) / _divisor(absmax))[:, None]
         scaled = scaled.reshape(-1)
         if whole < x.size:  # the rest is divided: bitsandbytes multiplies by the inverse in whole blocks only
             rest = np.abs(x[whole:]).max(keepdims=True)
             absmax = np.append(absmax, rest)
-            scaled = np.append(scaled, x[whole:] / np.maximum(rest, np.float32(1e-38)))
+            scaled = np.append(scaled, x[whole:] / _divisor(rest))
         return scaled, absmax
+
+
+def _divisor(absmax: Array) -> Array:
+    """The maxima, at least 1e-38 as in bitsandbytes; 1 for a block of zeros. (On a GPU 1e-38 is 0.)"""
+    return np.where(absmax > 0, np.maximum(absmax, np.float32(1e-38)), np.float32(1))
 
 
 def _multiply(values: Array, absmax: Array, blocksize: int) -> None:

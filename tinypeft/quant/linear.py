@@ -157,15 +157,20 @@ class QuantizedLinear(Linear):
         new = cls(layer.in_features, layer.out_features, False, config=config, transposed=isinstance(layer, Conv1D))
         new.bias = layer.bias
         if not layer.weight.is_meta:
-            new.weight.load(layer.weight.data, layer.weight.dtype)
+            new.weight.matrix_dtype = layer.weight.dtype
+            new.weight.quantize(layer.weight.data.T if new.weight.transposed else layer.weight.data)
         return new
 
     def dequantized(self) -> Linear | Conv1D:
         """The layer in floating point, with the numbers that the codes stand for; what it was before, but for rounding."""
         refuse_meta([self.weight], "there is nothing to dequantize")
-        weight, layer = self.weight, (Conv1D(self.out_features, self.in_features) if self.weight.transposed else
-                                      Linear(self.in_features, self.out_features, False))
-        layer.weight.data = weight.values().T.copy() if weight.transposed else weight.values()
+        layer: Linear | Conv1D
+        if self.weight.transposed:
+            layer = Conv1D(self.out_features, self.in_features)
+            layer.weight.data = self.weight.values().T.copy()
+        else:
+            layer = Linear(self.in_features, self.out_features, bias=False)
+            layer.weight.data = self.weight.values()
         layer.weight.requires_grad, layer.bias = False, self.bias
         return layer
 
