@@ -146,6 +146,12 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, options,
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_error_is_a_sentence():
+    run = subprocess.run([sys.executable, "-m", "tinypeft.cli", "qlora", "--steps", "0"], capture_output=True, text=True,
+                         check=False, cwd=ROOT, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", "tinypeft: --steps must be at least 1, got 0\n")
+
+
 def test_without_the_model_it_says_how_to_get_it(tmp_path, monkeypatch):
     smollm2._content.cache_clear()
     monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
@@ -216,7 +222,7 @@ def test_the_base_never_answers_in_the_form_and_the_adapted_model_does(tmp_path,
     assert all(score.form <= 2 for how, score in result.base.items() if "examples" not in how)
     run = result.runs[0]
     assert run.adapted.form >= 16
-    assert run.adapted.right >= 8  # the form is not hollow
+    assert run.adapted.parameters >= 10  # the form is not hollow
     assert run.base_restored
     assert run.loss_end < run.loss_start / 5
     assert json.loads((tmp_path / "result.json").read_text())["runs"]["0"]["adapted"]["form"] == run.adapted.form

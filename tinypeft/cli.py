@@ -126,7 +126,7 @@ def qlora(
     prompts: Annotated[int, typer.Option(help="Held-out functions that are asked for.")] = 100,
     costs: Annotated[bool, typer.Option(help="Measure what NF4 costs in accuracy, and a step in memory.")] = True,
 ) -> None:
-    """Teach a real language model in four bits to answer in a fixed form: QLoRA. Takes about 15 minutes on one core.
+    """Teach a real language model in four bits to answer in a fixed form: QLoRA. Takes about 20 minutes on one core.
 
     The model comes with `tinypeft get smollm2`. Its task: for a function of Python's standard library, a card in JSON.
     """

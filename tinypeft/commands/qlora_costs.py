@@ -116,11 +116,11 @@ def _measure_way(way: Way, rows: Sequence[Any], pad_token_id: int) -> Memory:
     if way.lora:
         model = add_lora(model, seed=0, checkpointing=way.checkpointing)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what loading left over would hide what a step needs
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
+        trim(0)  # what loading left over would hide what a step needs
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: loading is not part of a step
-    loaded, clock = _status("VmRSS"), [time.process_time()]
-    files = _status("RssFile")
-    with threadpool_limits(1):
+    loaded, files, clock = _status("VmRSS"), _status("RssFile"), [time.process_time()]
+    with threadpool_limits(1, user_api="blas"):
         train(model, rows, TrainingArguments(max_steps=2, per_device_train_batch_size=len(rows), disable_tqdm=True),
               pad_token_id=pad_token_id, on_step_end=lambda *_: clock.append(time.process_time()))
     return Memory(loaded - files, _status("VmHWM") - files, clock[2] - clock[1])

@@ -33,9 +33,9 @@ def print_report(result: Result, *, markdown: bool) -> None:
                 [*([f"base, {how}", *_shares(one)] for how, one in base.items()),
                  *([f"adapted, seed {seed}", *_shares(run.adapted)] for seed, run in runs.items())], 0, markdown)
     print_text(f"Of {settings['prompts']} held-out functions. Form kept: the answer is one JSON object with exactly the four "
-               "keys and types, and no text around it; only then can anything be right. Parameters: all of them, and no others. "
-               "All: which of them have a default, and the summary, too. Base: the quantized one. The adapted model is asked as "
-               "in training, by a question that does not tell the form.", markdown)
+               "keys and types, and no text around it; only then can anything be right. Parameters: all of them, no others. "
+               "All: which of them have a default, and the summary, too. Base: the quantized one. The adapted model is asked "
+               "as in training, by a question that does not tell the form.", markdown)
     print_table(["", "steps", "CPU s a step", "seconds", "loss, start", "end", "trained", "base restored"],
                 [[f"seed {seed}", str(run.steps), f"{run.step_seconds:.1f}", f"{run.seconds:.0f}", f"{run.loss_start:.2f}",
                   f"{run.loss_end:.3f}", f"{run.trained:,}", "bit for bit" if run.base_restored else "NO"]
