@@ -24,8 +24,8 @@ ROOMS = [
 ROOM_BUDGETS = [
     (("autograd",), 510),
     (("nn",), 800),
-    (("quant",), 580),
-    (("peft",), 2015),
+    (("quant",), 585),
+    (("peft",), 2020),
     (("files", "models"), 680),
     (("training",), 505),
 ]

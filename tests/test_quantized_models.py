@@ -673,7 +673,6 @@ def test_a_gpt2_of_other_widths_is_quantized_too():
     assert_close(logits(model, ids), logits(copy.deepcopy(model).dequantize(), ids), 1e-6)
 
 
-@pytest.mark.xfail(reason="dequantize() makes new layers, and what replaces biases still refers to the quantized ones")
 @pytest.mark.parametrize("adapter", [BitFitConfig(), LoraConfig(r=2, bias="all")], ids=["bitfit", "all biases"])
 def test_biases_are_restored_after_dequantizing(adapter):
     peft_model = scramble(get_peft_model(quantized(), adapter))
@@ -685,3 +684,39 @@ def test_biases_are_restored_after_dequantizing(adapter):
     with peft_model.disable_adapter():
         assert_close(logits(peft_model), plain, 1e-12)
     assert_close(logits(peft_model.unload()), plain, 1e-12)
+
+
+@EVERY
+def test_a_state_dict_goes_back_where_it_came_from(kind, name):
+    model, other = quantized(kind, name, "float32"), quantized(kind, name, "float32")
+    state = {key: array.copy() for key, array in model.state_dict().items()}
+    expected = logits(model)
+    for parameter in other.parameters():
+        if parameter.quantized:
+            parameter.quantize(parameter.values() + 1)
+    assert distance(logits(other), expected) > 0.1
+    other.load_state_dict(state)
+    assert_same(logits(other), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merging_an_adapter_that_changes_nothing_loses_nothing(kind):
+    peft_model = get_peft_model(quantized(kind, "nf4, double"), LoraConfig(r=2))
+    peft_model.merge_adapter()  # and does not warn
+    assert {status.merge_loss for status in peft_model.get_layer_status()} == {0.0}
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_an_8bit_layer_passes_on_what_is_not_finite(broken):
+    """As any layer does, so that training stops with its own error."""
+    quant, _ = layer(24, 10, "int8, no outliers")
+    x = np.ones((1, 2, 24), np.float32)
+    x[0, 1, 0] = broken
+    assert np.isnan(quant(Tensor(x)).data).all()
+
+
+def test_an_8bit_layer_takes_inputs_beyond_float16():
+    quant, plain = layer(24, 10, "int8")
+    x = np.ones((3, 24), np.float32)
+    x[1, 5] = 1e6
+    assert_close(quant(Tensor(x)), plain(Tensor(x)).data, 0.02)

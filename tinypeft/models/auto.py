@@ -11,7 +11,7 @@ from tinypeft.files import read_checkpoint, read_json
 from tinypeft.models import smollm2
 from tinypeft.models.bundled import resolve_folder
 from tinypeft.nn import CausalLM, Config, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-from tinypeft.quant import BitsAndBytesConfig, gather_quantized, replace_with_bnb_linear
+from tinypeft.quant import BitsAndBytesConfig, replace_with_bnb_linear
 
 # model_type in config.json -> its config and model
 FAMILIES: dict[str, tuple[type[Config], type[CausalLM]]] = {
@@ -55,7 +55,7 @@ class AutoModelForCausalLM:
                     raise ValueError("it holds a quantized model already: leave quantization_config out")
                 quantization_config = BitsAndBytesConfig.from_dict(stored)
             if quantization_config is not None:
-                state = gather_quantized(state, replace_with_bnb_linear(model, quantization_config))
+                replace_with_bnb_linear(model, quantization_config)
             model.load_state_dict(state, dtype=dtype)
         except ValueError as error:
             raise ValueError(f"{name_or_path}: {error}") from None

@@ -75,6 +75,9 @@ class Parameter(Tensor):
         """Name -> array of what a model file has for the parameter of this name."""
         return {name: self.data}
 
+    def gather(self, name: str, state: dict[str, Any]) -> None:
+        """In the content of a model file, make one entry of all that `stored` has made of this parameter."""
+
 
 class Module:
     """The base of all layers and models: subclasses set attributes in `__init__` and define `forward`."""
@@ -275,7 +278,9 @@ class Module:
         Raises:
             ValueError: tensors are missing, unknown or of another shape. All are listed and nothing is changed.
         """
-        parameters = dict(self.named_parameters())
+        parameters, state = dict(self.named_parameters()), dict(state)
+        for name, parameter in parameters.items():
+            parameter.gather(name, state)
         check_state(state, {name: parameter.values_like[0] for name, parameter in parameters.items()}, type(self).__name__)
         for name, parameter in parameters.items():
             parameter.load(state[name], None if dtype is None else as_dtype(dtype))

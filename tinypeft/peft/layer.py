@@ -144,8 +144,8 @@ class AdapterLayer(Module):
             # A Parameter of its own: the base's may be tied to another layer, which must not see the merge.
             setattr(owner, attribute, merged := parameter.with_values(array))
             if parameter.quantized:
-                wanted = array - parameter.values()
-                self.merge_loss = float(np.linalg.norm(merged.values() - array) / (np.linalg.norm(wanted) or 1.0))
+                wanted = float(np.linalg.norm(array - parameter.values()))
+                self.merge_loss = float(np.linalg.norm(merged.values() - array)) / wanted if wanted else 0.0
         self.merged = names
 
     def unmerge(self) -> None:

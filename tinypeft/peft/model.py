@@ -251,7 +251,11 @@ class PeftModel(AdaptedModel):
         """Give the base float weights, those that its codes stand for; adapters stay, and can be merged without loss."""
         self._require_enabled()
         self.unmerge_adapter()
-        return self.base_model.model.dequantize()
+        model = self.base_model.model
+        before = dict(model.named_modules())
+        model.dequantize()
+        self.replacements.follow({id(module): model.get_submodule(path) for path, module in before.items()})
+        return model
 
     def unload(self) -> CausalLM:
         """The plain model as it was, without the adapters; what was trained before they came is trained again."""

@@ -7,7 +7,7 @@ trains the base's own biases, so that its `disable_adapter` cannot restore them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from tinypeft.nn import Module, Parameter
@@ -45,6 +45,11 @@ class Replacements:
         """Forget an adapter."""
         self.activate([name for name in self.active if name != adapter_name])
         self._of.pop(adapter_name, None)
+
+    def follow(self, new: Mapping[int, Module]) -> None:
+        """Modules were replaced: id of the old one -> the new one, which has its parameters."""
+        for r in (r for of_one in self._of.values() for r in of_one):
+            r.module = new.get(id(r.module), r.module)
 
     def parameters_of(self, adapter_name: str) -> dict[str, Parameter]:
         """Name in files -> parameter, for one adapter."""

@@ -19,7 +19,7 @@ from tinypeft.quant.codebooks import (
     regions,
 )
 from tinypeft.quant.config import BitsAndBytesConfig
-from tinypeft.quant.convert import gather_quantized, prepare_model_for_kbit_training, replace_with_bnb_linear
+from tinypeft.quant.convert import prepare_model_for_kbit_training, replace_with_bnb_linear
 from tinypeft.quant.int8 import (
     int8_linear_matmul,
     int8_mixed_scaled_mm,
@@ -31,6 +31,6 @@ from tinypeft.quant.linear import Int8Params, Linear4bit, Linear8bitLt, Params4b
 
 __all__ = ["BitsAndBytesConfig", "Int8Params", "Linear4bit", "Linear8bitLt", "Params4bit", "QuantState", "ScaledValues",
            "create_dynamic_map", "create_linear_map", "create_normal_map", "dequantize_4bit", "dequantize_blockwise",
-           "entropy", "equal_mass", "gather_quantized", "get_4bit_type", "int8_linear_matmul", "int8_mixed_scaled_mm",
+           "entropy", "equal_mass", "get_4bit_type", "int8_linear_matmul", "int8_mixed_scaled_mm",
            "int8_mm_dequant", "int8_vectorwise_dequant", "int8_vectorwise_quant", "lloyd_max",
            "prepare_model_for_kbit_training", "quantize_4bit", "quantize_blockwise", "regions", "replace_with_bnb_linear"]

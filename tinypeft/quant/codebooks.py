@@ -4,9 +4,10 @@
     FP4, int4                                   a 4-bit float, and 15 equal steps
     dynamic (Dettmers 2015, 1511.04561)         256 values, dense near zero: for the block maxima of double quantization
 
-Names are bitsandbytes', and so are the values, bit for bit. Then, what a codebook can be judged by: `regions` says how often
-each of its values is used and what error that makes, for any distribution; `lloyd_max` and `equal_mass` are the two codebooks
-that NF4 is often taken for, the one with the least error and the one that uses all its values equally. It is neither.
+Names are bitsandbytes', and so are the values, bit for bit (but for its linear map, which misses zero by rounding). Then, what
+a codebook can be judged by: `regions` says how often each of its values is used and what error that makes, for any
+distribution; `lloyd_max` and `equal_mass` are the two codebooks that NF4 is often taken for, the one with the least error and
+the one that uses all its values equally. It is neither.
 """
 
 from __future__ import annotations
@@ -127,15 +128,16 @@ class ScaledValues:
 
     @classmethod
     def of_samples(cls, x: Any, blocksize: int = 64, points: int = 20000) -> ScaledValues:
-        """Of an array's own numbers; what is left over after its last whole block is left out.
+        """Of an array's own numbers; blocks of zeros, and what is left over after the last whole block, are left out.
 
         Args:
             points: numbers that fall into the same of so many parts of [-1, 1] are taken together, as their mean.
         """
         flat = np.asarray(x, np.float64).reshape(-1)
         blocks = flat[:flat.size // blocksize * blocksize].reshape(-1, blocksize)
+        blocks = blocks[np.any(blocks, axis=1)]
         absmax = np.abs(blocks).max(axis=1, keepdims=True)
-        scaled = (blocks / np.where(absmax > 0, absmax, 1)).reshape(-1)
+        scaled = (blocks / absmax).reshape(-1)
         square = np.broadcast_to(absmax**2, blocks.shape).reshape(-1)
         part = np.minimum((scaled + 1) * (points / 2), points - 1).astype(np.int64)
         mass, power, total = (np.bincount(part, weights, points) for weights in (None, square, square * scaled))

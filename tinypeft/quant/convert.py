@@ -1,17 +1,14 @@
-"""From a model in floating point to a quantized one, its files, and what is done before an adapter is trained on it."""
+"""From a model in floating point to a quantized one, and what is done before an adapter is trained on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tinypeft.backend import Array
 from tinypeft.nn import CausalLM, Conv1D, Linear
-from tinypeft.quant.blockwise import QuantState
 from tinypeft.quant.config import BitsAndBytesConfig
-from tinypeft.quant.linear import Linear4bit, Linear8bitLt, QuantizedLinear, Stored
+from tinypeft.quant.linear import Linear4bit, Linear8bitLt, QuantizedLinear
 
 
 def replace_with_bnb_linear(model: CausalLM, quantization_config: BitsAndBytesConfig) -> CausalLM:
@@ -37,38 +34,6 @@ def replace_with_bnb_linear(model: CausalLM, quantization_config: BitsAndBytesCo
             raise ValueError(f"{path}: {error}") from None
     model.config.extra["quantization_config"] = quantization_config.to_dict()
     return model
-
-
-def gather_quantized(state: Mapping[str, Array], model: CausalLM) -> dict[str, Any]:
-    """A quantized model file's tensors, with a `Stored` for each quantized matrix instead of its several parts.
-
-    Args:
-        model: the quantized model that they are for.
-
-    Raises:
-        ValueError: parts of one are missing or broken.
-    """
-    transposed = {name for name, parameter in model.named_parameters() if getattr(parameter, "transposed", False)}
-    gathered: dict[str, Any] = {name: array for name, array in state.items() if not name.endswith(".weight_format")}
-    for name in [name for name in gathered if ".quant_state.bitsandbytes__" in name]:
-        weight = name.partition(".quant_state.")[0]
-        parts = {key.removeprefix(f"{weight}."): np.asarray(gathered.pop(key)) for key in list(gathered)
-                 if key.startswith(f"{weight}.")}
-        try:
-            quant_state = QuantState.from_dict(parts)
-        except ValueError as error:
-            raise ValueError(f"{weight}: {error}") from None
-        if getattr(gathered.get(weight), "shape", None) != (needed := ((int(np.prod(quant_state.shape)) + 1) // 2, 1)):
-            raise ValueError(f"{weight}: its codes are missing or not of shape {needed}, as its state says")
-        shape = quant_state.shape[::-1] if weight in transposed else quant_state.shape
-        gathered[weight] = Stored(gathered[weight], quant_state, shape)
-    for name in [name for name in gathered if name.endswith(".SCB")]:
-        weight = f"{name.removesuffix('SCB')}weight"
-        scales, codes = np.asarray(gathered.pop(name)), gathered.get(weight)
-        if codes is None or codes.shape[:1] != scales.shape:
-            raise ValueError(f"{weight}: its codes are missing, or have another number of rows than {name}")
-        gathered[weight] = Stored(codes, scales, codes.shape[::-1] if weight in transposed else codes.shape)
-    return gathered
 
 
 def prepare_model_for_kbit_training(model: CausalLM, use_gradient_checkpointing: bool = True,

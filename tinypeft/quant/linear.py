@@ -5,7 +5,7 @@
 W is frozen: it has no gradient. It is in floating point only while it is used, one layer's at a time. Adapters are put on top
 as on any linear layer; LoRA on 4-bit weights is QLoRA (Dettmers et al. 2023, 2305.14314).
 
-In files they have bitsandbytes' names and layout: see `stored`.
+In files they have bitsandbytes' names and layout: see `stored`, and `gather` for the way back.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tinypeft.nn.layers import check_width
 from tinypeft.quant.blockwise import QuantState, dequantize_4bit, quantize_4bit
 from tinypeft.quant.config import BitsAndBytesConfig
 from tinypeft.quant.int8 import int8_mixed_scaled_mm, int8_vectorwise_dequant, int8_vectorwise_quant
+
+MOST_HALF = 65504  # the largest float16
 
 
 @dataclass
@@ -62,7 +64,7 @@ class QuantizedParameter(Parameter):
 
     @property
     def values_like(self) -> tuple[tuple[int, ...], np.dtype]:
-        return self.matrix_shape[::-1] if self.transposed else self.matrix_shape, self.matrix_dtype
+        return self._as_in_files(self.matrix_shape), self.matrix_dtype
 
     def with_values(self, values: Array) -> Self:
         new = copy.copy(self)
@@ -78,6 +80,9 @@ class QuantizedParameter(Parameter):
         else:
             matrix = matrix.astype(self.matrix_dtype, copy=False)
             self.quantize(matrix.T if self.transposed else matrix)
+
+    def _as_in_files(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[::-1] if self.transposed else shape
 
     def quantize(self, matrix: Array) -> None:
         """Take over numbers (out, in)."""
@@ -111,6 +116,18 @@ class Params4bit(QuantizedParameter):
         parts = {} if self.is_meta else self.quant_state.as_dict(packed=True)
         return {name: self.data, **{f"{name}.{key}": array for key, array in parts.items()}}
 
+    def gather(self, name: str, state: dict[str, Any]) -> None:
+        parts = {key.removeprefix(f"{name}."): np.asarray(state.pop(key)) for key in list(state) if key.startswith(f"{name}.")}
+        if not parts:  # a float matrix, to be quantized
+            return
+        try:
+            scales = QuantState.from_dict(parts)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if getattr(state.get(name), "shape", None) != (needed := ((int(np.prod(scales.shape)) + 1) // 2, 1)):
+            raise ValueError(f"{name}: its codes are missing or not of shape {needed}, as its state says")
+        state[name] = Stored(state[name], scales, self._as_in_files(scales.shape))
+
 
 class Int8Params(QuantizedParameter):
     """8 bits a number, int8 (out, in); `scales` are the rows' absmax, float32 (out,). See int8.py."""
@@ -133,6 +150,15 @@ class Int8Params(QuantizedParameter):
         layer, scales = name.removesuffix("weight"), {} if self.is_meta else {"SCB": self.scales}
         return {name: self.data, **{f"{layer}{key}": array for key, array in scales.items()},
                 f"{layer}weight_format": np.zeros((), np.uint8)}
+
+    def gather(self, name: str, state: dict[str, Any]) -> None:
+        layer = name.removesuffix("weight")
+        state.pop(f"{layer}weight_format", None)
+        if f"{layer}SCB" in state:
+            scales, codes = np.asarray(state.pop(f"{layer}SCB")), state.get(name)
+            if codes is None or codes.shape[:1] != scales.shape:
+                raise ValueError(f"{name}: its codes are missing, or have another number of rows than {layer}SCB")
+            state[name] = Stored(codes, scales, self._as_in_files(codes.shape))
 
 
 class QuantizedLinear(Linear):
@@ -210,8 +236,12 @@ def linear_8bit(x: Array, bias: Array | None = None, *, weight: Int8Params) -> V
     The gradient is that of the product with x as it was: rounding has none.
     """
     rows = x.reshape(-1, x.shape[-1])  # (N, in)
-    codes, absmax, columns = int8_vectorwise_quant(rows.astype(np.float16), weight.config.llm_int8_threshold)
-    y = int8_mixed_scaled_mm(rows, codes, weight.data, absmax, weight.scales, columns)  # (N, out)
+    if np.isfinite(rows).all():
+        half = np.clip(rows, -MOST_HALF, MOST_HALF).astype(np.float16)
+        codes, absmax, columns = int8_vectorwise_quant(half, weight.config.llm_int8_threshold)
+        y = int8_mixed_scaled_mm(rows, codes, weight.data, absmax, weight.scales, columns)  # (N, out)
+    else:  # as any other layer would say it, for the training loop to report
+        y = np.full_like(rows, np.nan, shape=(len(rows), len(weight.data)))
     return _finished(y, x, bias), _vjp(x.shape, weight)
 
 
