@@ -71,7 +71,7 @@ def test_parameters_with_and_without_defaults():
 
 @pytest.mark.parametrize("source", [
     'def _f(a):\n    """Do something."""', 'def f(a):\n    pass', 'def f():\n    """Do something."""',
-    'def f(*a):\n    """Do something."""', 'def f(a, **b):\n    """Do something."""', 'def f(a):\n    """f(a) -> b"""',
+    'def f(*a):\n    """Do something."""', 'def f(a, **b):\n    """Do something."""', 'def f(a):\n    """f(a) -> list of b"""',
     'def f(a, b, c, d, e, g, h):\n    """Do something."""', f'def f(a="{"x" * 80}"):\n    """Do something."""',
 ])
 def test_functions_that_do_not_fit_are_left_out(source):
@@ -162,7 +162,7 @@ def test_without_the_model_it_says_how_to_get_it(tmp_path, monkeypatch):
 
 def test_answers_are_counted(monkeypatch):
     asked = functions()[1][:5]
-    right, other_name, other_parameters = asked[0].card, {**asked[1].card, "name": "x"}, {**asked[2].card, "optional": ["x"]}
+    right, other_name, other_parameters = asked[0].card, {**asked[1].card, "name": "x"}, {**asked[2].card, "required": ["x"]}
     swapped = {**asked[3].card, "required": asked[3].card["optional"], "optional": asked[3].card["required"]}
     answers = [*map(json.dumps, (right, other_name, other_parameters, swapped)), "no card"]
 
@@ -175,7 +175,10 @@ def test_answers_are_counted(monkeypatch):
         __call__ = lambda self, prompts, **_: self  # noqa: E731
 
     class Model:
-        generate = staticmethod(lambda **_: np.zeros((5, 2)))
+        @staticmethod
+        def generate(max_new_tokens, **_):
+            assert max_new_tokens > max(len(json.dumps(function.card)) for function in asked)  # room for the end, too
+            return np.zeros((5, 2))
 
     assert qlora.score(Model(), asked, Tokenizer()) == Score(5, form=4, name=3, parameters=3, right=1, first=answers[0])
 
@@ -200,16 +203,18 @@ def test_the_report(capsys):
     assert "Memory was not measured" in capsys.readouterr().out
 
 
-def test_memory_of_a_step_is_that_of_a_fresh_process(monkeypatch):
+def test_memory_of_a_step_is_what_the_step_needs(monkeypatch):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux's /proc")
     config = LlamaConfig(vocab_size=4096, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4)
     model = AutoModelForCausalLM.from_config(config)
     monkeypatch.setattr(qlora_costs.AutoModelForCausalLM, "from_pretrained", lambda name, **_: model)
     rows = [{"input_ids": [1] * 64, "labels": [1] * 64}] * 4
+    earlier = np.ones(40_000_000)  # 305 MiB, which a step has no part in
+    del earlier
     full = qlora_costs._measure_way(qlora_costs.WAYS["full fine-tuning, float32"], rows, 0)
     size = sum(parameter.size for parameter in model.parameters()) * 4 / 2**20
-    assert full.peak - full.loaded >= 3 * size  # gradients, and AdamW's two means
+    assert 3 * size <= full.peak - full.loaded <= 300  # gradients and AdamW's two means at least
     assert full.step_seconds > 0
 
 
@@ -218,11 +223,11 @@ def test_memory_of_a_step_is_that_of_a_fresh_process(monkeypatch):
 
 @pytest.mark.real
 def test_the_base_never_answers_in_the_form_and_the_adapted_model_does(tmp_path, capsys):
-    result = run_qlora(tmp_path, seeds=1, steps=16, prompts=20, costs=False)
-    assert all(score.form <= 2 for how, score in result.base.items() if "examples" not in how)
+    result = run_qlora(tmp_path, seeds=1, steps=14, prompts=12, costs=False)
+    assert all(score.form <= 1 for how, score in result.base.items() if "examples" not in how)
     run = result.runs[0]
-    assert run.adapted.form >= 16
-    assert run.adapted.parameters >= 10  # the form is not hollow
+    assert run.adapted.form >= 10
+    assert run.adapted.parameters >= 6  # the form is not hollow
     assert run.base_restored
     assert run.loss_end < run.loss_start / 5
     assert json.loads((tmp_path / "result.json").read_text())["runs"]["0"]["adapted"]["form"] == run.adapted.form

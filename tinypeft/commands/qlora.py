@@ -143,7 +143,7 @@ def run_seed(rows: Sequence[Any], asked: Sequence[Function], tokenizer: Any, arg
 def score(model: Any, asked: Sequence[Function], tokenizer: Any, *, spelled_out: bool = False, examples: bool = False) -> Score:
     """Let a model answer, always with its most likely token, and check the answers."""
     prompts = [chat(function, tokenizer, spelled_out=spelled_out, examples=examples) for function in asked]
-    most = 2 + max(len(tokenizer.encode(json.dumps(function.card))) for function in functions()[0])
+    most = 2 + max(len(tokenizer.encode(json.dumps(function.card))) for function in asked)  # room for the end, and one more
     answers: list[str] = []
     for start in range(0, len(prompts), ANSWER_BATCH):
         batch = tokenizer(prompts[start:start + ANSWER_BATCH], padding=True, return_tensors="np")
