@@ -93,7 +93,7 @@ def test_the_course_is_copied_whole(tmp_path):
 def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec(compile("\n".join(blocks), "README.md", "exec"), {})
     assert (tmp_path / "my-adapter/adapter_model.safetensors").is_file()
 

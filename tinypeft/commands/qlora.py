@@ -54,11 +54,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """One seed's training: losses in nats per token of the answers, CPU seconds of a step, wall-clock seconds of all."""
+    """One seed's training: each step's loss in nats per token of the answers, CPU seconds of a step, seconds of all."""
 
-    steps: int
-    loss_start: float
-    loss_end: float
+    losses: list[float]
     step_seconds: float
     seconds: float
     trained: int
@@ -134,10 +132,8 @@ def run_seed(rows: Sequence[Any], asked: Sequence[Function], tokenizer: Any, arg
     model.save_pretrained(out)
     with replace_file(out / "loss.png") as picture:
         history.plot(f"QLoRA of {smollm2.HUB_NAME}, seed {arguments.seed}").savefig(picture, format="png", dpi=120)
-    last = max(1, len(history.losses) // 6)
-    return Run(len(history.losses), history.losses[0], statistics.fmean(history.losses[-last:]),
-               statistics.median(np.diff(clock).tolist()), history.seconds[-1], model.get_nb_trainable_parameters()[0],
-               bool(restored), score(model, asked, tokenizer))
+    return Run(history.losses, statistics.median(np.diff(clock).tolist()), history.seconds[-1],
+               model.get_nb_trainable_parameters()[0], bool(restored), score(model, asked, tokenizer))
 
 
 def score(model: Any, asked: Sequence[Function], tokenizer: Any, *, spelled_out: bool = False, examples: bool = False) -> Score:

@@ -36,13 +36,15 @@ def print_report(result: Result, *, markdown: bool) -> None:
                "keys and types, and no text around it; only then can anything be right. Parameters: all of them, no others. "
                "All: which of them have a default, and the summary, too. Base: the quantized one. The adapted model is asked "
                "as in training, by a question that does not tell the form.", markdown)
-    print_table(["", "steps", "CPU s a step", "seconds", "loss, start", "end", "trained", "base restored"],
-                [[f"seed {seed}", str(run.steps), f"{run.step_seconds:.1f}", f"{run.seconds:.0f}", f"{run.loss_start:.2f}",
-                  f"{run.loss_end:.3f}", f"{run.trained:,}", "bit for bit" if run.base_restored else "NO"]
-                 for seed, run in runs.items()], 0, markdown)
-    print_text(f"Steps of {settings['batch_size']} functions out of {settings['functions']}, learning rate "
-               f"{settings['learning_rate']:g}, one BLAS thread. Loss: nats per token of the answer; at the end, the mean "
-               "of the last sixth of the steps. Base restored: with the adapter unplugged, the base's logits.", markdown)
+    steps = settings["steps"]
+    shown_steps = sorted({1, steps, *(round(steps * part / 6) for part in (1, 2, 4))} - {0})
+    print_table(["", "CPU s a step", "seconds", *(f"loss, step {step}" for step in shown_steps), "trained", "base restored"],
+                [[f"seed {seed}", f"{run.step_seconds:.1f}", f"{run.seconds:.0f}",
+                  *(f"{run.losses[step - 1]:.3f}" for step in shown_steps), f"{run.trained:,}",
+                  "bit for bit" if run.base_restored else "NO"] for seed, run in runs.items()], 0, markdown)
+    print_text(f"{steps} steps of {settings['batch_size']} functions out of {settings['functions']}, learning rate "
+               f"{settings['learning_rate']:g}, one BLAS thread. Loss: nats per token of the answers. Base restored: with the "
+               "adapter unplugged, the base's logits.", markdown)
     if result.precisions:
         _print_costs(result, markdown)
 

@@ -139,8 +139,8 @@ def quantize_4bit(x: Array, quant_type: str = "nf4", blocksize: int = 64, compre
         TypeError, ValueError: x is no array of floats, is empty, or holds nan or an infinity; unknown options.
 
     >>> packed, state = quantize_4bit(np.array([1.0, -0.1, 0.5], np.float32))
-    >>> packed.tolist(), dequantize_4bit(packed, state).round(3).tolist()
-    ([[246], [215]], [1.0, -0.091, 0.441])
+    >>> [f"{byte:08b}" for byte in packed.ravel()], dequantize_4bit(packed, state)  # codes 15, 6, 12; and 7, which is 0
+    (['11110110', '11000111'], array([ 1.        , -0.09105004,  0.44070983], dtype=float32))
     """
     if blocksize not in BLOCKSIZES:
         raise ValueError(f"blocksize must be one of {', '.join(map(str, BLOCKSIZES))}, got {blocksize!r}")

@@ -182,7 +182,7 @@ def regions(code: np.ndarray, scaled: ScaledValues, boundaries: np.ndarray | Non
     >>> from scipy.stats import norm
     >>> mass, error = regions(get_4bit_type("nf4"), ScaledValues.of_distribution(norm))
     >>> mass.round(4).max(), mass.round(4).min(), error.sum().round(5)
-    (np.float64(0.0924), np.float64(0.0172), np.float64(0.00846))
+    (np.float64(0.0924), np.float64(0.0173), np.float64(0.00846))
     """
     order = np.argsort(code, kind="stable")
     rising = np.asarray(code)[order]
