@@ -22,9 +22,9 @@ ROOMS = [
 
 # Most lines of code (no blanks, comments, docstrings) that these rooms together may have.
 ROOM_BUDGETS = [
-    (("autograd",), 510),
+    (("autograd",), 515),
     (("nn",), 800),
-    (("quant",), 585),
+    (("quant",), 620),
     (("peft",), 2020),
     (("files", "models"), 680),
     (("training",), 505),

@@ -587,3 +587,25 @@ def test_whole_blocks_are_multiplied_by_the_inverse_and_the_rest_is_divided():
         lower = int(np.searchsorted(code, end[i])) - 1
         assert codes_of(quantize_4bit(block)[0])[1] == lower + (x[i] * (one / scale[i]) > end[i])
         assert codes_of(quantize_4bit(block[:40])[0])[1] == lower + (x[i] / scale[i] > end[i])
+
+
+@pytest.mark.parametrize("code", [np.linspace(-1, 1, 300), np.array([0.0, 1.0, -1.0]), np.ones((2, 2)), np.ones(1)])
+def test_a_codebook_of_ones_own_must_rise_and_fit_a_byte(code):
+    with pytest.raises(ValueError, match="a codebook is 2 to 256 values that rise"):
+        quantize_blockwise(np.ones(8, np.float32), code)
+
+
+def test_block_sizes_may_be_numpys():
+    x = np.random.default_rng(0).standard_normal(200).astype(np.float32)
+    packed, state = quantize_4bit(x, blocksize=np.int64(32), compress_statistics=True)
+    again = QuantState.from_dict(state.as_dict(packed=True))
+    assert again.blocksize == 32
+    assert np.array_equal(dequantize_4bit(packed, again), dequantize_4bit(packed, state))
+    assert quantize_blockwise(x, blocksize=np.int64(64))[1].blocksize == 64
+
+
+@pytest.mark.parametrize("blocksize", [0, 96, "64"])
+def test_states_with_impossible_block_sizes_are_refused(blocksize):
+    _, state = quantize_4bit(np.ones(128, np.float32))
+    with pytest.raises(ValueError, match="not the state of a quantized array"):
+        QuantState.from_dict(state.as_dict() | {"blocksize": blocksize})

@@ -124,6 +124,13 @@ def test_a_tensor_made_outside_is_differentiated_once_through_all_blocks():
         np.testing.assert_allclose(received, expected, rtol=1e-12)
 
 
+def test_a_function_that_returns_its_input():
+    x = Tensor(np.ones(3), requires_grad=True)
+    y = x * 2.0
+    (checkpoint(lambda z: z, y) * 3.0 + y).sum().backward()
+    assert_same(x.grad, np.full(3, 8.0))
+
+
 # --- when it acts ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", KINDS)

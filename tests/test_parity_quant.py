@@ -310,3 +310,16 @@ def test_numbers_beside_a_threshold_are_rounded_as_in_bitsandbytes_in_whole_bloc
         x[:, 1:31] = np.repeat(ends, 2) * x[:, :1]
         for row in x:
             same(quantize_4bit(row)[0], F.quantize_4bit(torch.from_numpy(row), quant_type="nf4", blocksize=64)[0])
+
+
+@pytest.mark.parametrize("skip", [
+    ["self_attn"], ["layers.0"], ["_proj"], [r"model\.layers\..*\.mlp"], ["q_proj"], ["q_proj", "lm_head"], ["model.layers.0"],
+    ["model.layers.1", "up_proj"], ["model.layer"], ["roj"], [".*"], [r"model\.layers\.(0|1)\.self_attn"]])
+def test_the_modules_that_are_skipped_are_those_of_transformers(skip):
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=skip)
+    names = [f"model.layers.{i}.{part}" for i in (0, 1, 10) for part in
+             ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")]
+    for name in [*names, "lm_head"]:
+        assert config.skips(name) == (not should_convert_module(name, skip)), name

@@ -252,9 +252,10 @@ def test_no_float_copy_of_the_model_is_ever_held(name):
 def test_a_model_without_values_can_be_quantized_and_counted():
     model = AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=32), device="meta")
     replace_with_bnb_linear(model, config("nf4"))
-    assert get_peft_model(model, LoraConfig(r=8)).get_nb_trainable_parameters() == (4_194_304, 6_742_609_920)
+    peft_model = get_peft_model(model, LoraConfig(r=8))
+    assert peft_model.get_nb_trainable_parameters() == (4_194_304, 6_742_609_920)
     with pytest.raises(RuntimeError, match="shapes but no values"):
-        model.dequantize()
+        peft_model.dequantize()
 
 
 @EVERY
@@ -298,9 +299,12 @@ def test_files_have_the_names_of_bitsandbytes(tmp_path):
 def test_a_config_beside_a_quantized_folder_must_be_its_own(tmp_path):
     quantized().save_pretrained(tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config("nf4"))
-    for other in ("fp4", "int8", "nf4, double"):
-        with pytest.raises(ValueError, match="holds a quantized model already: leave quantization_config out"):
+    for other, message in (("fp4", "bnb_4bit_quant_type='nf4', not 'fp4'"), ("int8", "load_in_4bit=True, not False"),
+                           ("nf4, double", "bnb_4bit_use_double_quant=False, not True")):
+        with pytest.raises(ValueError, match=f"holds a quantized model already, with .*{message}"):
             AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config(other))
+    half = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config("nf4", bnb_4bit_compute_dtype="float16"))
+    assert 0 < distance(logits(half), logits(AutoModelForCausalLM.from_pretrained(tmp_path))) < 0.1
 
 
 PARTS = {"nf4, double": ["", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4"],
@@ -346,12 +350,16 @@ def test_head_embeddings_and_norms_are_untouched(kind):
 
 
 def test_skip_modules_stay_as_they_are():
-    model = quantized("gpt2", llm_int8_skip_modules=["c_attn", "h.1"])
+    model = quantized("gpt2", llm_int8_skip_modules=["c_attn", "transformer.h.1"])
     assert set(quantized_layers(model)) == {f"transformer.h.0.{path}" for path in ("attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
-    assert set(quantized_layers(quantized("gpt2", llm_int8_skip_modules=["attn"]))) == {
+    assert set(quantized_layers(quantized("gpt2", llm_int8_skip_modules=[r"transformer\.h\.\d\.attn"]))) == {
         f"transformer.h.{i}.mlp.{path}" for i in (0, 1) for path in ("c_fc", "c_proj")}
+    with pytest.raises(ValueError, match="leaves no linear layer to quantize"):
+        quantized("gpt2", llm_int8_skip_modules=["transformer"])
     assert "lm_head" in quantized_layers(quantized("llama", llm_int8_skip_modules=["mlp"]))  # the list replaces ["lm_head"]
-    assert "lm_head" not in quantized_layers(quantized("gpt2", llm_int8_skip_modules=["mlp"]))  # but a tied head stays
+    tied = quantized("gpt2", llm_int8_skip_modules=["mlp"])  # but a tied head stays, and the folder says so
+    assert "lm_head" not in quantized_layers(tied)
+    assert tied.config.extra["quantization_config"]["llm_int8_skip_modules"] == ["mlp", "lm_head"]
 
 
 @pytest.mark.parametrize("make", [lambda: quantized(), lambda: get_peft_model(base(), LoraConfig(r=2)).get_base_model()],
@@ -431,10 +439,16 @@ def test_half_precision_models_can_be_prepared_for_training():
 
 def test_configs_take_dtypes_as_names_and_as_types():
     for dtype in ("float16", np.float16, np.dtype("float16"), backend.float16):
-        assert config("nf4", bnb_4bit_compute_dtype=dtype).compute_dtype == np.float16
+        assert config("nf4", bnb_4bit_compute_dtype=dtype).compute_dtype(np.ones(1)) == np.float16
+    for given, used in ((np.float16, np.float32), (np.float32, np.float32), (np.float64, np.float64)):
+        assert config("nf4").compute_dtype(np.ones(1, given)) == used
+    assert config("nf4", bnb_4bit_quant_storage=None) == config("nf4", bnb_4bit_quant_storage=np.uint8) == config("nf4")
     for changes, message in (({"load_in_8bit": True}, "both True"), ({"load_in_4bit": False}, "both False"),
                              ({"bnb_4bit_quant_type": "nf3"}, "nf3"), ({"llm_int8_threshold": -1.0}, "at least 0"),
                              ({"llm_int8_skip_modules": "lm_head"}, "a list of names"),
+                             ({"llm_int8_skip_modules": [1]}, "a list of names"), ({"llm_int8_threshold": "6"}, "be a number"),
+                             ({"bnb_4bit_compute_dtype": "nonsense"}, "'float16'.*got 'nonsense'"),
+                             ({"bnb_4bit_compute_dtype": "int8"}, "got 'int8'"),
                              ({"llm_int8_has_fp16_weight": True}, "all that is implemented here"),
                              ({"bnb_4bit_quant_storage": "float16"}, "all that is implemented here")):
         with pytest.raises(ValueError, match=message):
@@ -712,7 +726,8 @@ def test_an_8bit_layer_passes_on_what_is_not_finite(broken):
     quant, _ = layer(24, 10, "int8, no outliers")
     x = np.ones((1, 2, 24), np.float32)
     x[0, 1, 0] = broken
-    assert np.isnan(quant(Tensor(x)).data).all()
+    assert np.isnan(quant(Tensor(x)).data[0, 1]).all()
+    assert_same(quant(Tensor(x)).data[0, 0], quant(Tensor(np.ones((1, 1, 24), np.float32))).data[0, 0])
 
 
 def test_an_8bit_layer_takes_inputs_beyond_float16():
@@ -720,3 +735,111 @@ def test_an_8bit_layer_takes_inputs_beyond_float16():
     x = np.ones((3, 24), np.float32)
     x[1, 5] = 1e6
     assert_close(quant(Tensor(x)), plain(Tensor(x)).data, 0.02)
+
+
+# ---- what a model is left with --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["nf4, double", "int8"])
+def test_initial_weights_are_quantized(kind, name):
+    model, plain = quantized(kind, name, "float32"), base(kind, "float32")
+    model.init_weights(3, 0.1)
+    replace_with_bnb_linear(plain.init_weights(3, 0.1), config(name))
+    assert_same(logits(model), logits(plain))
+
+
+def test_models_of_one_config_object_do_not_share_what_they_are_stored_in(tmp_path):
+    shape = LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+                        max_position_embeddings=16)
+    first, second, third = (AutoModelForCausalLM.from_config(shape, seed=seed) for seed in range(3))
+    replace_with_bnb_linear(first, config("nf4"))
+    replace_with_bnb_linear(third, config("nf4")).dequantize()
+    for model, count in ((first, 7), (second, 0), (third, 0)):
+        model.save_pretrained(tmp_path)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path)
+        assert len(quantized_layers(again)) == count
+        assert_same(logits(again), logits(model))
+    first.save_pretrained(tmp_path)
+    assert "quantization_config" not in AutoModelForCausalLM.from_config(read_json(tmp_path / "config.json")).config.extra
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_a_broken_weight_leaves_the_model_as_it_was(name):
+    model = base("llama", "float32")
+    weight = model.get_submodule("model.layers.1.mlp.up_proj").weight
+    kept, weight.data[3, 5] = weight.data[3, 5], np.nan
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj: cannot quantize"):
+        replace_with_bnb_linear(model, config(name))
+    assert snapshot(model) == before
+    assert not quantized_layers(model)
+    weight.data[3, 5] = kept
+    assert len(quantized_layers(replace_with_bnb_linear(model, config(name)))) == 14
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_a_broken_weight_of_a_file_is_named(tmp_path, name):
+    base("llama", "float32").save_pretrained(tmp_path)
+    tensors = read_safetensors(tmp_path / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = np.inf
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: cannot quantize"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config(name))
+
+
+def test_an_adapter_that_is_broken_is_not_merged():
+    peft_model = scramble(get_peft_model(quantized(), LoraConfig(r=2)))
+    next(p for p in peft_model.parameters() if p.requires_grad).data[0, 0] = np.nan
+    before = snapshot(peft_model)
+    with pytest.raises(ValueError, match="not finite: the adapter is broken"):
+        peft_model.merge_adapter()
+    assert snapshot(peft_model) == before
+
+
+def test_a_model_without_values_stays_so_when_it_is_prepared():
+    model = AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=1), device="meta", dtype="float16")
+    prepare_model_for_kbit_training(replace_with_bnb_linear(model, config("nf4")))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {"uint8", "float32"}
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_quantized_numbers_have_the_models_dtype(name, tmp_path):
+    plain = base("llama", "float64")
+    model = AutoModelForCausalLM.from_config(plain.config, device="meta", dtype="float64")
+    replace_with_bnb_linear(model, config(name)).load_state_dict(plain.state_dict())
+    assert {str(layer.weight.values().dtype) for layer in quantized_layers(model).values()} == {"float64"}
+    model.to("float16").dequantize()
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {"float16"}
+
+
+def test_only_a_peft_model_dequantizes_a_base_with_adapters():
+    peft_model = scramble(get_peft_model(quantized(), LoraConfig(r=2)))
+    with pytest.raises(ValueError, match="call dequantize\\(\\) of its PeftModel"):
+        peft_model.get_base_model().dequantize()
+    assert peft_model.dequantize() is peft_model
+    assert not quantized_layers(peft_model)
+
+
+def test_preparing_a_float_model_does_not_switch_checkpointing_on():
+    assert not prepare_model_for_kbit_training(base()).is_gradient_checkpointing
+    assert prepare_model_for_kbit_training(quantized()).is_gradient_checkpointing
+    assert not prepare_model_for_kbit_training(quantized(), use_gradient_checkpointing=False).is_gradient_checkpointing
+
+
+@pytest.mark.parametrize(("name", "key", "values", "message"), [
+    ("int8", "weight_format", np.array(2, np.uint8), "not stored row after row"),
+    ("int8", "weight", np.zeros((32, 32), np.float32), "not int8"),
+    ("int8", "SCB", np.full(32, np.nan, np.float32), "not finite"),
+    ("nf4", "weight", np.zeros((512, 1), np.float32), "not uint8"),
+    ("nf4", "weight.absmax", np.full(16, np.nan, np.float32), "its maxima are not finite"),
+])
+def test_quantized_files_are_looked_at(tmp_path, name, key, values, message):
+    quantized("llama", name, "float32").save_pretrained(tmp_path)
+    tensors = read_safetensors(tmp_path / "model.safetensors")
+    name = f"model.layers.0.self_attn.q_proj.{key}"
+    assert tensors[name].shape == values.shape
+    write_safetensors(tmp_path / "model.safetensors", tensors | {name: values})
+    with pytest.raises(ValueError, match=rf"model\.layers\.0\.self_attn\.q_proj\.weight: .*{message}"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)

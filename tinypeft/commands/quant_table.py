@@ -23,6 +23,7 @@ from tinypeft.quant import (
     quantize_4bit,
     quantize_blockwise,
 )
+from tinypeft.quant.blockwise import BLOCKSIZES, check_options
 
 FORMATS = ("table", "markdown", "json")
 SAMPLES = 1 << 20  # of each distribution
@@ -104,6 +105,7 @@ def run_quant_table(*, blocksize: int, seed: int, output_format: str) -> dict[st
     """
     if output_format not in FORMATS:
         raise ValueError(f"unknown format {output_format!r}; there are: {', '.join(FORMATS)}")
+    check_options(blocksize, "nearest", BLOCKSIZES)
     random = np.random.default_rng(seed)
     model, weights = _weights()
     kinds = {
@@ -121,10 +123,11 @@ def run_quant_table(*, blocksize: int, seed: int, output_format: str) -> dict[st
         print_table(["codebook", "bits a parameter", "mean squared error", "largest error", "entropy"],
                     [[row.codebook, f"{row.bits:.3f}", f"{row.mse:.6f}", f"{row.largest_error:.3f}", f"{row.entropy:.3f}"]
                      for row in rows], 0, markdown)
-    rounded = f" (The file that {smollm2.NAME} comes from has rounded its weights to 4 bits before: Q4_1, blocks of 32.)"
-    print_text("Errors: relative to the numbers' mean square, and to its root. Entropy: bits of information in a code. Equal "
-               f"mass and Lloyd-Max are fitted to the very numbers, and NF4 is neither.{rounded * (smollm2.NAME in model)}",
-               markdown)
+    text = ("Errors: relative to the numbers' mean square, and to its root. Entropy: bits of information in a code. Equal "
+            "mass and Lloyd-Max are fitted to the very numbers, and NF4 is neither.")
+    if smollm2.NAME in model:
+        text += f" (The file that {smollm2.NAME} comes from has rounded its weights to 4 bits before: Q4_1, blocks of 32.)"
+    print_text(text, markdown)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class AutoModelForCausalLM:
             dtype: compute and store in float16, float32 or float64; bfloat16 means float32 here. BF16 files are widened.
             device_map: accepted, since scripts say "auto"; there is one device.
             quantization_config: store the linear layers in 4 or 8 bits; they are quantized one at a time. A folder that holds
-                a quantized model, ours or transformers', needs none.
+                a quantized model, ours or transformers', needs none; one that is given then says what it computes in.
 
         Raises:
             FileNotFoundError: there is no such folder or file, or the model is not installed.
@@ -47,13 +48,12 @@ class AutoModelForCausalLM:
         ('LlamaForCausalLM', 4)
         """
         dtype = as_dtype(dtype)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name_or_path), device="meta")
+        config = AutoConfig.from_pretrained(name_or_path)
+        model = AutoModelForCausalLM.from_config(config, device="meta")
         state = _rename(_read_state(name_or_path), model)
         try:
-            if stored := model.config.extra.get("quantization_config"):
-                if quantization_config is not None and quantization_config.to_dict() != stored:
-                    raise ValueError("it holds a quantized model already: leave quantization_config out")
-                quantization_config = BitsAndBytesConfig.from_dict(stored)
+            if stored := config.extra.get("quantization_config"):
+                quantization_config = BitsAndBytesConfig.from_dict(stored).run_as(quantization_config)
             if quantization_config is not None:
                 replace_with_bnb_linear(model, quantization_config)
             model.load_state_dict(state, dtype=dtype)
@@ -80,6 +80,8 @@ class AutoModelForCausalLM:
             raise ValueError(f'device must be "cpu" or "meta", got {device!r}')
         if isinstance(config, dict):
             config = AutoConfig.from_dict(config)
+        config = copy.deepcopy(config)  # the caller's may serve other models
+        config.extra.pop("quantization_config", None)
         model = FAMILIES[config.model_type][1](config)  # type: ignore[call-arg]
         model.to(dtype)
         return model if device == "meta" else model.init_weights(seed, config.initializer_range)

@@ -108,12 +108,22 @@ class CausalLM(Module):
         return getattr(getattr(self, self.body_name), self.embedding_name)
 
     def dequantize(self) -> Self:
-        """Give all quantized layers float weights again, in place; adapters can then be merged without loss."""
+        """Give all quantized layers float weights again, in place: frozen, until requires_grad_() thaws them.
+
+        Raises:
+            ValueError: the model carries adapters, which have to follow: PeftModel.dequantize sees to it.
+        """
+        if self.adapted:
+            raise ValueError("this model carries adapters: call dequantize() of its PeftModel")
+        self.replace_quantized()
+        return self
+
+    def replace_quantized(self) -> None:
+        """The work of `dequantize`."""
         for path, module in list(self.named_modules()):
             if hasattr(module, "dequantized"):
                 self.set_submodule(path, module.dequantized())
         self.config.extra.pop("quantization_config", None)
-        return self
 
     def forward(self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, position_ids: Any = None,
                 output_hidden_states: bool = False, cache: KeyValueCache | None = None,

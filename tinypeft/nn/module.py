@@ -53,9 +53,13 @@ class Parameter(Tensor):
     quantized: ClassVar[bool] = False
 
     @property
-    def values_like(self) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and dtype of the values, as model files have them."""
-        return self.shape, self.dtype
+    def values_shape(self) -> tuple[int, ...]:
+        """The values' shape in model files."""
+        return self.shape
+
+    @property
+    def values_dtype(self) -> np.dtype:
+        return self.dtype
 
     def values(self) -> Array:
         """The values themselves."""
@@ -70,6 +74,10 @@ class Parameter(Tensor):
     def load(self, values: Array, dtype: np.dtype | None = None) -> None:
         """Take values from a model file, converted to `dtype` (None: this parameter's own)."""
         self.data = np.array(values, dtype=dtype or self.dtype)
+
+    def cast(self, dtype: np.dtype) -> None:
+        """Convert the values; without any ("meta"), it stays so."""
+        self.data = np.broadcast_to(dtype.type(0), self.shape) if self.is_meta else self.data.astype(dtype, copy=False)
 
     def stored(self, name: str) -> dict[str, Array]:
         """Name -> array of what a model file has for the parameter of this name."""
@@ -241,23 +249,20 @@ class Module:
             array[...] = asarray(state[key], like=array)
 
     def to(self, dtype: Any) -> Self:
-        """Convert every parameter, but quantized ones, to float16, float32 or float64."""
+        """Convert every parameter's values to float16, float32 or float64. (Quantized ones are dequantized to it.)"""
         dtype = as_dtype(dtype)
-        for parameter in (parameter for parameter in self.parameters() if not parameter.quantized):
-            if parameter.is_meta:
-                parameter.data = np.broadcast_to(dtype.type(0), parameter.shape)
-            else:
-                parameter.data = parameter.data.astype(dtype, copy=False)
+        for parameter in self.parameters():
+            parameter.cast(dtype)
         return self
 
     def init_weights(self, seed: int = 0, std: float = 0.02) -> Self:
         """Give every parameter its initial values; "normal" ones are N(0, std^2), each drawn from (seed, its name)."""
         for name, parameter in self.named_parameters():
             if parameter.init == "normal":
-                values = generator(seed, name).standard_normal(parameter.shape, dtype=np.float32)
-                parameter.data = (values * np.float32(self.init_std(name, std))).astype(parameter.dtype, copy=False)
+                values = generator(seed, name).standard_normal(parameter.values_shape, dtype=np.float32)
+                parameter.load(values * np.float32(self.init_std(name, std)), parameter.values_dtype)
             else:
-                parameter.data = np.full(parameter.shape, float(parameter.init == "ones"), parameter.dtype)
+                parameter.load(np.full(parameter.shape, float(parameter.init == "ones")))
         return self
 
     def init_std(self, name: str, std: float) -> float:
@@ -276,14 +281,18 @@ class Module:
             dtype: convert to this; None keeps the parameters' own dtypes.
 
         Raises:
-            ValueError: tensors are missing, unknown or of another shape. All are listed and nothing is changed.
+            ValueError: tensors are missing, unknown or of another shape. All are listed and nothing is changed. Or one that is
+                to be quantized is not finite, which shows when its turn comes: the model is partly loaded then.
         """
         parameters, state = dict(self.named_parameters()), dict(state)
         for name, parameter in parameters.items():
             parameter.gather(name, state)
-        check_state(state, {name: parameter.values_like[0] for name, parameter in parameters.items()}, type(self).__name__)
+        check_state(state, {name: parameter.values_shape for name, parameter in parameters.items()}, type(self).__name__)
         for name, parameter in parameters.items():
-            parameter.load(state[name], None if dtype is None else as_dtype(dtype))
+            try:
+                parameter.load(state[name], None if dtype is None else as_dtype(dtype))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         return self
 
 
@@ -294,7 +303,7 @@ def new_parameter(shape: tuple[int, ...], like: Parameter, values: Callable[[], 
     """
     parameter = Parameter(shape)
     if not like.is_meta:
-        dtype = like.values_like[1] if like.values_like[1] == np.float64 else np.dtype(np.float32)
+        dtype = like.values_dtype if like.values_dtype == np.float64 else np.dtype(np.float32)
         parameter.data = asarray(np.broadcast_to(values(), shape).astype(dtype), like=like.data)
     return parameter
 

@@ -126,14 +126,15 @@ class AdapterLayer(Module):
         """Fold adapters into the base's parameters, which are kept aside so that `unmerge` restores them exactly.
 
         Raises:
-            ValueError: with safe_merge, if the result is not finite; nothing is changed.
+            ValueError: with safe_merge, or where it is to be quantized, the result is not finite; nothing is changed.
         """
         names = [name for name in names if name in self.adapter_names]
         if self.merged or self.disabled or not names:
             return
         refuse_meta(self.base_layer.parameters(), "there is nothing to merge")
         values = self.merged_values(names)
-        if safe_merge and not all(np.isfinite(array).all() for array in values.values()):
+        checked = safe_merge or any(parameter.quantized for parameter in self.base_layer.parameters())
+        if checked and not all(np.isfinite(array).all() for array in values.values()):
             raise ValueError(f"merging {', '.join(names)} into {self.path} gives weights that are not finite: the adapter is "
                              "broken")
         for name, array in values.items():

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -247,15 +247,17 @@ class PeftModel(AdaptedModel):
         model.requires_grad_(False)
         return model
 
-    def dequantize(self) -> CausalLM:
-        """Give the base float weights, those that its codes stand for; adapters stay, and can be merged without loss."""
+    def dequantize(self) -> Self:
+        """Give a quantized base float weights, in place: the numbers that its codes stand for. Adapters stay, unmerged, and can
+        then be merged without loss.
+        """
         self._require_enabled()
         self.unmerge_adapter()
         model = self.base_model.model
         before = dict(model.named_modules())
-        model.dequantize()
+        model.replace_quantized()
         self.replacements.follow({id(module): model.get_submodule(path) for path, module in before.items()})
-        return model
+        return self
 
     def unload(self) -> CausalLM:
         """The plain model as it was, without the adapters; what was trained before they came is trained again."""

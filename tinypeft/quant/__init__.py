@@ -3,7 +3,7 @@
     packed, state = quantize_4bit(x, quant_type="nf4", blocksize=64, compress_statistics=True)
     dequantize_4bit(packed, state), state.bits_per_parameter
 
-Names, arguments and results are bitsandbytes', in NumPy arrays.
+Names and results are bitsandbytes', in NumPy arrays; the default type is NF4.
 """
 
 from tinypeft.quant.blockwise import QuantState, dequantize_4bit, dequantize_blockwise, quantize_4bit, quantize_blockwise

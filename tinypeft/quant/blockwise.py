@@ -5,8 +5,9 @@
 4 bits and one float32 for 64 numbers are 4.5 bits a parameter. Double quantization (Dettmers et al. 2023, 2305.14314) stores
 the maxima in 8 bits too, after their mean is taken off, in blocks of 256: 4 + 8/64 + 32/(64 * 256) = 4.127 bits.
 
-Everything equals bitsandbytes, bit for bit: arithmetic in float32, a number in the middle goes to the lower value, blocks run
-on across rows, the first of two numbers is in the high half of a byte. (Where two of its own kernels differ, see `rule`.)
+All this equals bitsandbytes, bit for bit: arithmetic in float32, a number in the middle goes to the lower value, blocks run on
+across rows, the first of two numbers is in the high half of a byte. Only the mean, a sum in another order, may differ in its
+last bits. (Where two of its own kernels differ, see `rule`.)
 """
 
 from __future__ import annotations
@@ -109,10 +110,13 @@ class QuantState:
             dtype = as_dtype("float32" if found["dtype"] == "bfloat16" else found["dtype"])  # widened, as everywhere
             state = cls(np.asarray(found["absmax"]), tuple(found["shape"]), dtype,
                         np.asarray(found["quant_map"]), found["blocksize"], found["quant_type"], offset, state2)
+            check_options(state.blocksize, "nearest", BLOCKSIZES if state.quant_type else None)
             blocks = -(-int(np.prod(state.shape)) // state.blocksize)
             if (state.absmax.shape, state.code.size) != ((blocks,), 256 if state.quant_type is None else 16) or (
                     state2 is not None and (state2.absmax.size, state2.code.size) != (-(-blocks // state2.blocksize), 256)):
                 raise ValueError("its parts are longer or shorter than its shape needs")
+            if not np.isfinite(state.statistics()).all():
+                raise ValueError("its maxima are not finite")
             return state
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not the state of a quantized array ({type(error).__name__}: {error}); it has "
@@ -142,10 +146,7 @@ def quantize_4bit(x: Array, quant_type: str = "nf4", blocksize: int = 64, compre
     >>> [f"{byte:08b}" for byte in packed.ravel()], dequantize_4bit(packed, state)  # codes 15, 6, 12; and 7, which is 0
     (['11110110', '11000111'], array([ 1.        , -0.09105004,  0.44070983], dtype=float32))
     """
-    if blocksize not in BLOCKSIZES:
-        raise ValueError(f"blocksize must be one of {', '.join(map(str, BLOCKSIZES))}, got {blocksize!r}")
-    if rule not in RULES:
-        raise ValueError(f'rule must be "nearest" or "native", got {rule!r}')
+    blocksize = check_options(blocksize, rule, BLOCKSIZES)
     code, flat = get_4bit_type(quant_type), _flat(x)
     order = np.argsort(code, kind="stable").astype(np.uint8)
     thresholds = midpoints(code[order])
@@ -163,7 +164,7 @@ def quantize_4bit(x: Array, quant_type: str = "nf4", blocksize: int = 64, compre
             place = asarray(order, like=place)[place]
         if place.size % 2:
             place = np.append(place, np.uint8(np.flatnonzero(code == 0)[0]))
-        both = place.view("<u2")  # two codes, the first in the lower byte
+        both = place.view("<u2")  # two codes, the first in the lower byte; of the result a byte keeps the lower one
         packed[start // 2:(start + step) // 2] = both << 4 | both >> 8
     _require_finite(absmax, x)
     state = QuantState(absmax, x.shape, x.dtype, asarray(code, like=packed), blocksize, quant_type)
@@ -230,11 +231,10 @@ def quantize_blockwise(x: Array, code: np.ndarray | None = None, blocksize: int 
     Raises:
         TypeError, ValueError: as `quantize_4bit`.
     """
-    if not isinstance(blocksize, int) or blocksize < 1:
-        raise ValueError(f"blocksize must be a positive integer, got {blocksize!r}")
-    if rule not in RULES:
-        raise ValueError(f'rule must be "nearest" or "native", got {rule!r}')
+    blocksize = check_options(blocksize, rule)
     code = create_dynamic_map() if code is None else np.asarray(code, np.float32)
+    if code.ndim != 1 or not 2 <= code.size <= 256 or not (np.diff(code) >= 0).all():
+        raise ValueError(f"a codebook is 2 to 256 values that rise, got an array of shape {code.shape}")
     flat = _flat(x)
     scaled, absmax = _scale(flat, blocksize)
     _require_finite(absmax, x)
@@ -258,6 +258,20 @@ def dequantize_blockwise(codes: Array, state: QuantState) -> Array:
 
 # ---- what both have in common ---------------------------------------------------------------------------------------
 
+def check_options(blocksize: Any, rule: str, blocksizes: tuple[int, ...] | None = None) -> int:
+    """The block size as an int.
+
+    Raises:
+        ValueError: it is none of those allowed (None: any from 1), or the rule is unknown.
+    """
+    if not isinstance(blocksize, int | np.integer) or blocksize < 1 or (blocksizes and blocksize not in blocksizes):
+        allowed = f"one of {', '.join(map(str, blocksizes))}" if blocksizes else "a positive integer"
+        raise ValueError(f"blocksize must be {allowed}, got {blocksize!r}")
+    if rule not in RULES:
+        raise ValueError(f'rule must be "nearest" or "native", got {rule!r}')
+    return int(blocksize)
+
+
 def _flat(x: Array) -> Array:
     """The numbers in their order, row after row."""
     if getattr(getattr(x, "dtype", None), "kind", None) != "f":
@@ -268,7 +282,10 @@ def _flat(x: Array) -> Array:
 
 
 def _scale(x: Array, blocksize: int) -> tuple[Array, Array]:
-    """Numbers divided by the largest magnitude of their block, and these magnitudes, in float32. (1 may be an ulp more.)"""
+    """Numbers divided by the largest magnitude of their block, and these magnitudes, in float32.
+
+    (A maximum so divided may be an ulp above 1.)
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # reported by _require_finite, in words
         x = x.astype(np.float32, copy=False)
         whole = x.size // blocksize * blocksize
@@ -284,7 +301,7 @@ def _scale(x: Array, blocksize: int) -> tuple[Array, Array]:
 
 
 def _divisor(absmax: Array) -> Array:
-    """The maxima, at least 1e-38 as in bitsandbytes; 1 for a block of zeros. (On a GPU 1e-38 is 0.)"""
+    """The maxima, at least 1e-38 as in bitsandbytes; 1 for a block of zeros. (GPUs take 1e-38 for zero.)"""
     return np.where(absmax > 0, np.maximum(absmax, np.float32(1e-38)), np.float32(1))
 
 

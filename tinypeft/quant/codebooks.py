@@ -161,11 +161,11 @@ class ScaledValues:
         m = np.geomspace(max(low, high * 1e-6), high, 400)
         inside = np.maximum(distribution.cdf(m) - distribution.cdf(-m), 1e-300)
         ends = np.stack([distribution.pdf(-m), distribution.pdf(m)])
-        weight = inside ** (n - 1) * ends.sum(axis=0) * m  # how often m is the maximum, but for a factor
+        weight = inside ** (n - 1) * ends.sum(axis=0) * m  # how often m is the maximum; steps are as wide as m
         between = np.diff(distribution.cdf(edges[:, None] * m), axis=0) / inside  # (points, m)
         at_ends = ends / np.maximum(ends.sum(axis=0), 1e-300)
-        mass = [np.concatenate([at_ends @ w / n, between @ w * (n - 1) / n]) for w in (weight, weight * m**2)]
-        return cls(np.concatenate([[-1.0, 1.0], (edges[:-1] + edges[1:]) / 2]), *mass)
+        mass, power = (np.concatenate([at_ends @ w / n, between @ w * (n - 1) / n]) for w in (weight, weight * m**2))
+        return cls(np.concatenate([[-1.0, 1.0], (edges[:-1] + edges[1:]) / 2]), mass, power)
 
 
 def regions(code: np.ndarray, scaled: ScaledValues, boundaries: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from tinypeft.quant.blockwise import QuantState, dequantize_4bit, quantize_4bit
 from tinypeft.quant.config import BitsAndBytesConfig
 from tinypeft.quant.int8 import int8_mixed_scaled_mm, int8_vectorwise_dequant, int8_vectorwise_quant
 
-MOST_HALF = 65504  # the largest float16
+HALF_RANGE = np.finfo(np.float16).min, np.finfo(np.float16).max
 
 
 @dataclass
@@ -39,12 +39,15 @@ class Stored:
 
 
 class QuantizedParameter(Parameter):
-    """A frozen matrix (out, in) in fewer bits: `data` are its codes, `values()` the numbers that they stand for.
+    """A frozen matrix (out, in) in fewer bits.
+
+        codes                  data, shape, dtype
+        numbers                values(), matrix_shape, matrix_dtype, size
+        numbers, in files      values_shape (transposed for GPT-2), values_dtype
 
     Attributes:
         config: how it is quantized.
         scales: what turns codes into numbers; None without values ("meta").
-        matrix_shape, matrix_dtype: of the numbers.
         transposed: whether float model files have it as (in, out), as GPT-2's do.
     """
 
@@ -63,8 +66,15 @@ class QuantizedParameter(Parameter):
         return int(np.prod(self.matrix_shape))
 
     @property
-    def values_like(self) -> tuple[tuple[int, ...], np.dtype]:
-        return self._as_in_files(self.matrix_shape), self.matrix_dtype
+    def values_shape(self) -> tuple[int, ...]:
+        return self._as_in_files(self.matrix_shape)
+
+    @property
+    def values_dtype(self) -> np.dtype:
+        return self.matrix_dtype
+
+    def cast(self, dtype: np.dtype) -> None:
+        self.matrix_dtype = dtype
 
     def with_values(self, values: Array) -> Self:
         new = copy.copy(self)
@@ -72,9 +82,9 @@ class QuantizedParameter(Parameter):
         return new
 
     def load(self, values: Array, dtype: np.dtype | None = None) -> None:
-        self.matrix_dtype = dtype or self.matrix_dtype
+        self.cast(dtype or self.matrix_dtype)
         if isinstance(values, Stored):
-            self.data, self.scales = np.array(values.data), values.scales
+            self.data, self.scales = values.data, values.scales
         elif (matrix := np.asarray(values)).dtype.kind != "f":
             raise ValueError(f"a matrix of {matrix.dtype} without the scales that make numbers of its codes")
         else:
@@ -124,9 +134,10 @@ class Params4bit(QuantizedParameter):
             scales = QuantState.from_dict(parts)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        if getattr(state.get(name), "shape", None) != (needed := ((int(np.prod(scales.shape)) + 1) // 2, 1)):
-            raise ValueError(f"{name}: its codes are missing or not of shape {needed}, as its state says")
-        state[name] = Stored(state[name], scales, self._as_in_files(scales.shape))
+        codes, needed = np.asarray(state.get(name)), ((int(np.prod(scales.shape)) + 1) // 2, 1)
+        if (codes.shape, codes.dtype) != (needed, np.uint8):
+            raise ValueError(f"{name}: its codes are missing or not uint8 of shape {needed}, as its state says")
+        state[name] = Stored(codes, scales, self._as_in_files(scales.shape))
 
 
 class Int8Params(QuantizedParameter):
@@ -153,11 +164,13 @@ class Int8Params(QuantizedParameter):
 
     def gather(self, name: str, state: dict[str, Any]) -> None:
         layer = name.removesuffix("weight")
-        state.pop(f"{layer}weight_format", None)
+        if np.any(state.pop(f"{layer}weight_format", 0)):
+            raise ValueError(f"{name}: its codes are not stored row after row (weight_format 0), all that is known here")
         if f"{layer}SCB" in state:
-            scales, codes = np.asarray(state.pop(f"{layer}SCB")), state.get(name)
-            if codes is None or codes.shape[:1] != scales.shape:
-                raise ValueError(f"{name}: its codes are missing, or have another number of rows than {layer}SCB")
+            scales, codes = np.asarray(state.pop(f"{layer}SCB")), np.asarray(state.get(name))
+            if codes.dtype != np.int8 or codes.shape[:1] != scales.shape or not np.isfinite(scales).all():
+                raise ValueError(f"{name}: its codes are missing, not int8, or have another number of rows than {layer}SCB; or "
+                                 "this is not finite")
             state[name] = Stored(codes, scales, self._as_in_files(codes.shape))
 
 
@@ -182,8 +195,8 @@ class QuantizedLinear(Linear):
         """A linear layer's quantized form, with the same bias; without values if it has none."""
         new = cls(layer.in_features, layer.out_features, False, config=config, transposed=isinstance(layer, Conv1D))
         new.bias = layer.bias
+        new.weight.cast(layer.weight.dtype)
         if not layer.weight.is_meta:
-            new.weight.matrix_dtype = layer.weight.dtype
             new.weight.quantize(layer.weight.data.T if new.weight.transposed else layer.weight.data)
         return new
 
@@ -224,7 +237,7 @@ class Linear8bitLt(QuantizedLinear):
 @op
 def linear_4bit(x: Array, bias: Array | None = None, *, weight: Params4bit) -> Value:
     """y = x W^T + b.  x (..., in), bias (out,) -> (..., out); computed in the config's dtype, returned in that of x."""
-    rows = x.reshape(-1, x.shape[-1]).astype(weight.config.compute_dtype or x.dtype, copy=False)  # (N, in)
+    rows = x.reshape(-1, x.shape[-1]).astype(weight.config.compute_dtype(x), copy=False)  # (N, in)
     y = rows @ weight.values().astype(rows.dtype, copy=False).T  # (N, in) @ (in, out) -> (N, out)
     return _finished(y, x, bias), _vjp(x.shape, weight)
 
@@ -233,15 +246,15 @@ def linear_4bit(x: Array, bias: Array | None = None, *, weight: Params4bit) -> V
 def linear_8bit(x: Array, bias: Array | None = None, *, weight: Int8Params) -> Value:
     """y = x W^T + b, with the rows of x quantized too.  x (..., in), bias (out,) -> (..., out).
 
-    The gradient is that of the product with x as it was: rounding has none.
+    The gradient is that of the product with x as it was: rounding has none. Where there is no threshold, numbers beyond
+    float16's range are cut off at its ends.
     """
     rows = x.reshape(-1, x.shape[-1])  # (N, in)
-    if np.isfinite(rows).all():
-        half = np.clip(rows, -MOST_HALF, MOST_HALF).astype(np.float16)
-        codes, absmax, columns = int8_vectorwise_quant(half, weight.config.llm_int8_threshold)
-        y = int8_mixed_scaled_mm(rows, codes, weight.data, absmax, weight.scales, columns)  # (N, out)
-    else:  # as any other layer would say it, for the training loop to report
-        y = np.full_like(rows, np.nan, shape=(len(rows), len(weight.data)))
+    broken = ~np.isfinite(rows).all(axis=1)
+    half = np.clip(np.where(broken[:, None], 0, rows), *HALF_RANGE).astype(np.float16)
+    codes, absmax, columns = int8_vectorwise_quant(half, weight.config.llm_int8_threshold)
+    y = int8_mixed_scaled_mm(rows, codes, weight.data, absmax, weight.scales, columns)  # (N, out)
+    y[broken] = np.nan  # as in any other layer, for the training loop to report
     return _finished(y, x, bias), _vjp(x.shape, weight)
 
 

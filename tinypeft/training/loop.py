@@ -258,7 +258,8 @@ def _require_finite(value: float, what: str, model: Module, step: int, history: 
     if math.isfinite(value):
         return
     rate = f"the learning rate, {history.learning_rates[-1]:.2g} at the last update, is too high" if history.steps else ""
-    broken = [(name, p.requires_grad) for name, p in model.named_parameters() if not np.isfinite(p.data).all()]
+    broken = [(name, p.requires_grad) for name, p in model.named_parameters()
+              if not all(np.isfinite(array).all() for array in p.stored(name).values())]
     if broken:
         blame = rate if rate and broken[0][1] else "corrupt weights"
         causes += (f"{blame}: {broken[0][0]} holds nan or inf",)
