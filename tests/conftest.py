@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -26,6 +27,11 @@ def assert_close(received: Any, expected: Any, tol: float, what: str = "") -> No
     error = np.abs(a.astype(np.float64) - b).max(initial=0)
     bound = tol * max(1, np.abs(b).max(initial=0))
     assert error <= bound, f"{what}: max difference {error:.3g}, allowed {bound:.3g}"
+
+
+def pytest_configure() -> None:
+    """Two processes share the cores (-n 2), each with one BLAS thread: more would wait for each other."""
+    threadpool_limits(1, user_api="blas")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

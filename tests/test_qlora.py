@@ -235,7 +235,7 @@ def test_the_base_never_answers_in_the_form_and_the_adapted_model_does(tmp_path,
         assert run.adapted.form >= 80
         assert run.adapted.parameters >= 50  # the form is not hollow
         assert run.base_restored
-        assert run.losses[-1] < run.losses[0] / 5
+        assert np.mean(run.losses[-5:]) < run.losses[0] / 5
         assert written[str(seed)]["losses"] == run.losses
         assert f"| adapted, seed {seed} |" in report
         assert (tmp_path / f"seed-{seed}/loss.png").read_bytes().startswith(b"\x89PNG")
