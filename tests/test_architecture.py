@@ -25,7 +25,7 @@ ROOM_BUDGETS = [
     (("autograd",), 515),
     (("nn",), 800),
     (("quant",), 620),
-    (("peft",), 2020),
+    (("peft",), 2025),
     (("files", "models"), 680),
     (("training",), 505),
 ]

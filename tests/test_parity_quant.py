@@ -284,7 +284,7 @@ def test_merging_into_four_bits_gives_the_codes_of_peft(family, adapter, tmp_pat
     stir(theirs, np.random.default_rng(2))
     theirs.save_pretrained(tmp_path / "adapter")
     ours = PeftModel.from_pretrained(ours, tmp_path / "adapter")
-    with pytest.warns(UserWarning, match="merging rounds quantized weights again"):
+    with pytest.warns(UserWarning, match="merging rounds the quantized weights again"):
         merged = ours.merge_and_unload()
     expected = dict(theirs.merge_and_unload().named_modules())
     different, count = 0, 0

@@ -187,20 +187,21 @@ def test_the_report(capsys):
     score = Score(50, form=49, name=45, parameters=40, right=30, first="{}")
     run = Run([1.5, 0.5, 0.25], 2.0, 6.0, 2_442_240, True, score)
     settings = {"prompts": 50, "functions": 290, "steps": 3, "batch_size": 4, "learning_rate": 0.002, "memory_batch": 8}
-    result = Result(settings, "How?\nSo.", {"as in training": Score(50, 0, 0, 0, 0, "I do not know.")},
+    result = Result(settings, "How?\nSo.", "{1}", {"as in training": Score(50, 0, 0, 0, 0, "I do not know.")},
                     {0: run, 1: replace(run, losses=[1.5, 0.5, 0.2], base_restored=False)},
                     {"NF4": Precision(4.5, 0.0712, 2.5, 0.9)}, {"QLoRA": Memory(300, 1500, 7.5)})
     print_report(result, markdown=True)
     text = capsys.readouterr().out
     for row in ("| base, as in training | 0% | 0% | 0% | 0% |", "| adapted, seed 0 | 98% | 90% | 80% | 60% |",
-                "| loss, step 1 | loss, step 2 | loss, step 3 |",
-                "| seed 0 | 2.0 | 6 | 1.500 | 0.500 | 0.250 | 2,442,240 | bit for bit |",
-                "| seed 1 | 2.0 | 6 | 1.500 | 0.500 | 0.200 | 2,442,240 | NO |",
+                "Right would be:\n\n    {1}",
+                "|  | seed 0 | seed 1 |", "| numbers trained | 2,442,240 | 2,442,240 |", "| CPU seconds a step | 2.0 | 2.0 |",
+                "| seconds of training | 6 | 6 |", "| loss of step 1 | 1.500 | 1.500 |", "| loss of step 2 | 0.500 | 0.500 |",
+                "| loss of step 3 | 0.250 | 0.200 |", "| base restored | bit for bit | NO |",
                 "| NF4 | 4.500 | 7.12% | 2.500 | 0.900 |", "| QLoRA | 300 | 1,500 | 1,200 | 7.5 |"):
         assert row in text
     print_report(result, markdown=False)
     assert "…" not in capsys.readouterr().out
-    print_report(Result(settings, "How?", result.base, result.runs, result.precisions, {}), markdown=True)
+    print_report(Result(settings, "How?", "{1}", result.base, result.runs, result.precisions, {}), markdown=True)
     assert "Memory was not measured" in capsys.readouterr().out
 
 

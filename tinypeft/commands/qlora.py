@@ -70,6 +70,7 @@ class Result:
 
     settings: dict[str, Any]
     question: str
+    answer: str
     base: dict[str, Score]
     runs: dict[int, Run]
     precisions: dict[str, Precision]
@@ -110,7 +111,7 @@ def run_qlora(out: Path, *, seeds: int = 2, steps: int = 30, learning_rate: floa
             runs[seed] = run_seed(rows, asked, tokenizer, arguments, out / f"seed-{seed}")
         precisions = measure_precisions(tokenizer) if costs else {}
     memory = measure_memory(rows[:MEMORY_BATCH], tokenizer.pad_token_id) if costs else {}
-    result = Result(settings, asked[0].question(), before, runs, precisions, memory)
+    result = Result(settings, asked[0].question(), json.dumps(asked[0].card), before, runs, precisions, memory)
     write_json(out / "result.json", asdict(result))
     save_report(result, out / "report.md")
     print_report(result, markdown=False)

@@ -26,25 +26,27 @@ def print_report(result: Result, *, markdown: bool) -> None:
     """An example, what the model answers before and after, what training took, and what was measured beside it."""
     settings, base, runs = result.settings, result.base, result.runs
     shown = {"Asked": result.question, "The base answers": next(iter(base.values())).first,
-             **{f"Adapted, seed {seed}": run.adapted.first for seed, run in list(runs.items())[:1]}}
+             **{f"Adapted, seed {seed}": run.adapted.first for seed, run in runs.items()}, "Right would be": result.answer}
     for label, text in shown.items():
         print_text(f"{label}:\n\n" + "\n".join(f"    {line}" for line in text.splitlines()[:6]), markdown)
     print_table(["", "form kept", "name right", "parameters right", "all right"],
                 [*([f"base, {how}", *_shares(one)] for how, one in base.items()),
                  *([f"adapted, seed {seed}", *_shares(run.adapted)] for seed, run in runs.items())], 0, markdown)
     print_text(f"Of {settings['prompts']} held-out functions. Form kept: the answer is one JSON object with exactly the four "
-               "keys and types, and no text around it; only then can anything be right. Parameters: all of them, no others. "
-               "All: which of them have a default, and the summary, too. Base: the quantized one. The adapted model is asked "
-               "as in training, by a question that does not tell the form.", markdown)
+               "keys and types, and no text around it; only then can anything be right. Parameters: all of them and no others, "
+               "be it in the wrong list. All: which of them have a default, and the summary, too. Base: the quantized one. The "
+               "adapted model is asked as in training, by a question that does not tell the form.", markdown)
     steps = settings["steps"]
     shown_steps = sorted({1, steps, *(round(steps * part / 6) for part in (1, 2, 4))} - {0})
-    print_table(["", "CPU s a step", "seconds", *(f"loss, step {step}" for step in shown_steps), "trained", "base restored"],
-                [[f"seed {seed}", f"{run.step_seconds:.1f}", f"{run.seconds:.0f}",
-                  *(f"{run.losses[step - 1]:.3f}" for step in shown_steps), f"{run.trained:,}",
-                  "bit for bit" if run.base_restored else "NO"] for seed, run in runs.items()], 0, markdown)
+    rows = {"numbers trained": [f"{run.trained:,}" for run in runs.values()],
+            "CPU seconds a step": [f"{run.step_seconds:.1f}" for run in runs.values()],
+            "seconds of training": [f"{run.seconds:.0f}" for run in runs.values()],
+            **{f"loss of step {step}": [f"{run.losses[step - 1]:.3f}" for run in runs.values()] for step in shown_steps},
+            "base restored": ["bit for bit" if run.base_restored else "NO" for run in runs.values()]}
+    print_table(["", *(f"seed {seed}" for seed in runs)], [[name, *cells] for name, cells in rows.items()], 0, markdown)
     print_text(f"{steps} steps of {settings['batch_size']} functions out of {settings['functions']}, learning rate "
-               f"{settings['learning_rate']:g}, one BLAS thread. Loss: nats per token of the answers. Base restored: with the "
-               "adapter unplugged, the base's logits.", markdown)
+               f"{settings['learning_rate']:g}, one BLAS thread. Loss: nats per token of the answers of that step's few "
+               "functions, before the update. Base restored: with the adapter unplugged, the base's logits.", markdown)
     if result.precisions:
         _print_costs(result, markdown)
 

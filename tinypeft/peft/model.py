@@ -201,6 +201,9 @@ class PeftModel(AdaptedModel):
                 Nothing is merged then.
             RuntimeError: the model is on the meta device; or inside disable_adapter().
         """
+        self._merge(adapter_names, safe_merge)
+
+    def _merge(self, adapter_names: str | list[str] | None, safe_merge: bool) -> None:
         self._require_enabled()
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names or self.active_adapters
         for name in names:
@@ -217,9 +220,9 @@ class PeftModel(AdaptedModel):
             self.restore(*before)
             raise
         if losses := [layer.merge_loss for layer in self.layers() if layer.merge_loss]:
-            warnings.warn(f"merging rounds quantized weights again: in {len(losses)} layers the error is {min(losses):.0%} to "
-                          f"{max(losses):.0%} of the adapter's change itself (get_layer_status() tells of which). dequantize() "
-                          "the model before merging, and nothing is lost", stacklevel=2)
+            warnings.warn(f"merging rounds the quantized weights again: in {len(losses)} layers the error is {min(losses):.0%} "
+                          f"to {max(losses):.0%} of what the adapter changes (get_layer_status() lists them while they are "
+                          "merged). Call dequantize() first, and nothing is lost", stacklevel=3)
 
     def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`: the base weights are bit for bit what they were."""
@@ -236,7 +239,7 @@ class PeftModel(AdaptedModel):
         if adapter_names is not None:
             self.set_adapter(adapter_names)
         try:
-            self.merge_adapter(None, safe_merge)
+            self._merge(None, safe_merge)
         except Exception:
             self.set_adapter(before)
             self.restore(*state)
