@@ -228,8 +228,9 @@ def test_memory_of_a_step_is_what_the_step_needs(monkeypatch):
 def test_the_base_never_answers_in_the_form_and_the_adapted_model_does(tmp_path, capsys):
     result = run_qlora(tmp_path, seeds=2, prompts=100, costs=False)
     assert all(score.form <= 10 for how, score in result.base.items() if "examples" not in how)
-    assert "bit for bit" in capsys.readouterr().out
     report = (tmp_path / "report.md").read_text()
+    assert "| base restored | bit for bit | bit for bit |" in report
+    assert f"Written to {tmp_path}" in capsys.readouterr().out
     written = json.loads((tmp_path / "result.json").read_text())["runs"]
     tokenizer = qlora.AutoTokenizer.from_pretrained(smollm2.NAME, padding_side="left")
     for seed, run in result.runs.items():
