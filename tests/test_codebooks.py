@@ -125,7 +125,7 @@ def test_dynamic_maps_double_with_every_power_of_ten(signed):
 
 
 def test_codebooks_that_are_shared_cannot_be_changed():
-    for code in (*map(get_4bit_type, TYPES), create_dynamic_map(), create_dynamic_map(False)):
+    for code in (*map(get_4bit_type, TYPES), create_dynamic_map(), create_dynamic_map(False), create_linear_map()):
         with pytest.raises(ValueError, match="read-only"):
             code[0] = 2
     assert get_4bit_type("nf4") is get_4bit_type("nf4")

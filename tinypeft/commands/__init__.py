@@ -4,6 +4,11 @@ import os
 import sys
 from pathlib import Path
 
+from tinypeft import BitsAndBytesConfig
+
+# How QLoRA stores the base: its paper's choice.
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+
 
 def program(name: str) -> str:
     """What to type for a program of this Python environment: its path from here, where the bare name would not be found.

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tinypeft import AutoModelForCausalLM, BitsAndBytesConfig, LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from tinypeft import AutoModelForCausalLM, LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from tinypeft.commands import NF4
 from tinypeft.models import smollm2
 from tinypeft.training import TrainingArguments, evaluate, train
 
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 PRECISIONS = {"float32, as in the file": None, "NF4": replace(NF4, bnb_4bit_use_double_quant=False),
               "NF4, double quantization": NF4}
 LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -30,6 +30,7 @@ from tinypeft import (
     get_peft_model,
     prepare_model_for_kbit_training,
 )
+from tinypeft.commands import NF4
 from tinypeft.commands.train_report import (
     Progress,
     Sample,
@@ -108,7 +109,6 @@ def _lora(o: Options) -> PeftConfig:
                       target_modules=_parse_targets(o.target_modules))
 
 
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 METHODS = {"lora": Method(_lora, 5e-4), "qlora": Method(_lora, 5e-4, NF4), "full": Method(None, 5e-5)}
 
 

@@ -285,12 +285,13 @@ class Module:
                 to be quantized is not finite, which shows when its turn comes: the model is partly loaded then.
         """
         parameters, state = dict(self.named_parameters()), dict(state)
+        dtype = None if dtype is None else as_dtype(dtype)
         for name, parameter in parameters.items():
             parameter.gather(name, state)
         check_state(state, {name: parameter.values_shape for name, parameter in parameters.items()}, type(self).__name__)
         for name, parameter in parameters.items():
             try:
-                parameter.load(state[name], None if dtype is None else as_dtype(dtype))
+                parameter.load(state[name], dtype)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         return self

@@ -46,8 +46,7 @@ def get_4bit_type(typename: str) -> np.ndarray:
         code = create_linear_map(4)
     else:
         raise ValueError(f'quant_type {typename!r} is unknown; expected "nf4", "fp4" or "int4"')
-    code.flags.writeable = False
-    return code
+    return _shared(code)
 
 
 def create_normal_map(offset: float = NF4_OFFSET) -> np.ndarray:
@@ -79,16 +78,23 @@ def create_dynamic_map(signed: bool = True) -> np.ndarray:
         edges = _linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1)
         means = np.float32(10.0 ** (i - 6)) * ((edges[:-1] + edges[1:]) / np.float32(2))
         values += [means, -means] if signed else [means]
-    code = np.sort(np.concatenate(values))
-    code.flags.writeable = False
-    return code
+    return _shared(np.sort(np.concatenate(values)))
 
 
 @functools.cache
 def create_linear_map(total_bits: int = 8) -> np.ndarray:
-    """Equal steps, "absmax" quantization: -n/n, ..., n/n with n = 2^(bits-1) - 1, and 1 once more for the code left over."""
+    """Equal steps, "absmax" quantization: -n/n, ..., n/n with n = 2^(bits-1) - 1, and 1 once more for the code left over.
+
+    Float32, rising, read-only.
+    """
     n = 2 ** (total_bits - 1) - 1
-    return np.minimum(np.arange(-n, n + 2), n).astype(np.float32) / np.float32(n)
+    return _shared(np.minimum(np.arange(-n, n + 2), n).astype(np.float32) / np.float32(n))
+
+
+def _shared(code: np.ndarray) -> np.ndarray:
+    """A codebook that is made once, for all callers: read-only."""
+    code.flags.writeable = False
+    return code
 
 
 def _linspace(start: float, stop: float, num: int) -> np.ndarray:
