@@ -1,0 +1,1 @@
+"""The claims of four documents on PEFT, recomputed; worked examples, practice and a quiz."""

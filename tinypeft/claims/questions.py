@@ -1,0 +1,224 @@
+"""Questions that check themselves: a number, a choice, or an order. Practice and quiz are made of them.
+
+    question.check("81.9K") -> Feedback(right, message, mistake)
+
+What makes a wrong answer useful is the mistake behind it: a number is compared with what the typical mistakes would give, and
+every wrong option has its own explanation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinypeft.budget.units import BYTES, Quantity, format_value, parse_quantity
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What an answer is told.
+
+    Attributes:
+        right: whether it counts.
+        message: to the learner, in a sentence or two.
+        mistake: the id of the typical mistake it looks like; None if it is right or like none.
+    """
+
+    right: bool
+    message: str
+    mistake: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A line of a worked solution: what is done, the formula with its numbers, and the value."""
+
+    text: str
+    formula: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What all kinds share.
+
+    Attributes:
+        kind: which generator or entry it comes from.
+        topic: a method or a subject, such as "lora" or "memory".
+        prompt: what is asked.
+        steps: the worked solution, computed.
+        section: where it is taught, "lesson/section".
+        draw: draws a figure for it; None for no figure.
+    """
+
+    kind: str
+    topic: str
+    prompt: str
+    steps: tuple[Step, ...] = ()
+    section: str = ""
+    draw: Callable[[], Any] | None = field(default=None, compare=False)
+
+    def check(self, answer: str) -> Feedback:
+        """Judge an answer as it was typed.
+
+        Raises:
+            ValueError: it cannot be read as an answer to this question.
+        """
+        raise NotImplementedError
+
+    @property
+    def solution(self) -> str:
+        """The right answer, as text."""
+        raise NotImplementedError
+
+
+# ---- a number -------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Mistake:
+    """A number that a typical mistake leads to, and what to tell whoever gives it."""
+
+    id: str
+    value: float
+    feedback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeric(Question):
+    """A number is asked for.
+
+    Attributes:
+        answer: in base units: bytes, parameters, or a fraction for "%".
+        unit: the one to answer in, which may be left out unless it is one of bytes.
+        tolerance: relative error that still counts.
+        mistakes: values that are wrong in a way worth explaining; none of them lies within reach of the answer.
+    """
+
+    answer: float
+    unit: str = ""
+    tolerance: float = 0.005
+    mistakes: tuple[Mistake, ...] = ()
+
+    @property
+    def solution(self) -> str:
+        return format_value(self.answer, self.unit)
+
+    def check(self, answer: str) -> Feedback:
+        given = self.read(answer)
+        if self.accepts(given, self.answer):
+            return Feedback(True, f"Right: {self.solution}.")
+        for mistake in self.mistakes:
+            if self.accepts(given, mistake.value):
+                return Feedback(False, mistake.feedback, mistake.id)
+        ratio = given.value / self.answer if self.answer else 0.0
+        size = "too small" if given.value < self.answer else "too large"
+        times = f" by a factor of {max(ratio, 1 / ratio):.3g}" if ratio > 0 and not 0.5 < ratio < 2 else ""
+        return Feedback(False, f"{answer.strip()} is {size}{times}.")
+
+    def read(self, answer: str) -> Quantity:
+        """The number that was typed, in the question's measure."""
+        given = parse_quantity(answer)
+        wanted = Quantity(0, self.unit, 0, 0).measure
+        if not given.unit and wanted == "%":  # a bare number is a percentage
+            return parse_quantity(f"{answer} %")
+        if wanted == "bytes" and given.measure != "bytes":
+            raise ValueError(f"{answer.strip()!r} lacks a unit of memory; answer in {self.unit}, as in 12.3 {self.unit}")
+        if given.unit and given.measure != wanted:
+            raise ValueError(f"{answer.strip()!r}: the unit {given.unit!r} does not fit; "
+                             + (f"answer in {self.unit}" if self.unit else "a plain number is asked for, such as 81,920"))
+        return given
+
+    def accepts(self, given: Quantity, value: float) -> bool:
+        """Within the tolerance, or rounded to the digits that were typed, if there are at least two."""
+        return abs(given.value - value) <= self.tolerance * abs(value) or (given.digits >= 2 and given.rounds_to(value))
+
+
+# ---- a choice -------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Option:
+    """One of the answers to choose from.
+
+    Attributes:
+        text: what is read.
+        why: why it is right, or what is wrong with it.
+        mistake: the misconception behind it; "" for the right one.
+    """
+
+    text: str
+    why: str
+    mistake: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Question):
+    """One of several options is right; they stand in the order in which they are shown, lettered A, B, C, ..."""
+
+    options: tuple[Option, ...]
+
+    def __post_init__(self) -> None:
+        assert sum(not option.mistake for option in self.options) == 1, f"{self.kind}: exactly one option is right"
+
+    @property
+    def right(self) -> str:
+        """The letter of the right option."""
+        return next(letter for letter, option in zip("ABCDEFGH", self.options, strict=False) if not option.mistake)
+
+    @property
+    def solution(self) -> str:
+        return f"{self.right}) {self.options[ord(self.right) - ord('A')].text}"
+
+    def check(self, answer: str) -> Feedback:
+        letters = "ABCDEFGH"[:len(self.options)]
+        letter = answer.strip().rstrip(").").upper()
+        if len(letter) != 1 or letter not in letters:
+            raise ValueError(f"{answer.strip()!r} is none of the options; answer with one letter of {', '.join(letters)}")
+        option = self.options[letters.index(letter)]
+        return Feedback(not option.mistake, option.why, option.mistake or None)
+
+
+# ---- an order -------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Ordering(Question):
+    """Lines, shown lettered and shuffled, are to be put in order.
+
+    Attributes:
+        lines: as shown.
+        orders: all right answers, each a string of letters such as "CABD".
+        needs: (earlier, later, why) for lines that cannot be exchanged: the feedback for a wrong order.
+    """
+
+    lines: tuple[str, ...]
+    orders: tuple[str, ...]
+    needs: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def solution(self) -> str:
+        return self.orders[0]
+
+    def check(self, answer: str) -> Feedback:
+        letters = re.sub(r"[\s,>.-]", "", answer).upper()
+        expected = "ABCDEFGHIJ"[:len(self.lines)]
+        if sorted(letters) != sorted(expected):
+            raise ValueError(f"{answer.strip()!r} does not name each line once; give all of {', '.join(expected)}, as in "
+                             f"{''.join(reversed(expected))}")
+        if letters in self.orders:
+            return Feedback(True, f"Right: {letters}.")
+        for earlier, later, why in self.needs:
+            if letters.index(earlier) > letters.index(later):
+                return Feedback(False, f"{earlier} has to stand before {later}: {why}", f"{earlier}-after-{later}")
+        return Feedback(False, "This order does not hold together.")
+
+
+def shuffled(options: Sequence[Option], rng: Any) -> tuple[Option, ...]:
+    """Options in an order drawn from a numpy Generator."""
+    return tuple(options[i] for i in rng.permutation(len(options)))
+
+
+def gib_mistake(gigabytes: float) -> Mistake:
+    """The right number of bytes in GiB, called GB."""
+    return Mistake("gib", gigabytes / BYTES["GiB"] * BYTES["GB"],
+                   "That is the number of GiB (2^30 bytes). A GB is 10^9 bytes; the two differ by 7%.")
