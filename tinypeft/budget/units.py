@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-BYTES = {"bytes": 1, "byte": 1, "B": 1,
+BYTES = {"bytes": 1, "byte": 1,
          "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 COUNTS = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -41,7 +41,7 @@ class Quantity:
     @property
     def measure(self) -> str:
         """What it counts: "bytes", "%", "x", "" and so on; units of one measure can be compared."""
-        if self.unit in BYTES and self.unit != "B":
+        if self.unit in BYTES:
             return "bytes"
         return {"×": "x", "bit": "bits"}.get(self.unit, self.unit if self.unit in OTHERS else "")
 
@@ -71,8 +71,7 @@ def parse_quantity(text: str) -> Quantity:
     if not match or not any(letter.isdigit() for letter in written):
         raise ValueError(f"{text!r} is not a number; write one such as 81,920 or 81.9K or 0.78 % or 35 GB")
     unit = match["unit"]
-    scale = BYTES.get(unit) if unit != "B" else COUNTS["B"]
-    scale = scale or COUNTS.get(unit) or OTHERS.get(unit)
+    scale = (BYTES | COUNTS | OTHERS).get(unit)
     if scale is None:
         raise ValueError(f"{text!r}: unknown unit {unit!r}; known: {', '.join(u for u in (*BYTES, *COUNTS, *OTHERS) if u)}")
     decimals = len(written.partition(".")[2])
@@ -134,7 +133,7 @@ def format_value(value: Any, unit: str = "") -> str:
         return " x ".join(map(str, value)) if whole else ", ".join(format_value(item, unit) for item in value)
     if unit == "%":
         return f"{value * 100:.4g} %"
-    if unit in BYTES and unit != "B":
+    if unit in BYTES:
         return f"{value / BYTES[unit]:,.2f} {unit}" if abs(value) >= BYTES[unit] / 10 or not value else format_bytes(value)
     if unit in ("x", "×"):
         return f"{value:,.4g}x"
