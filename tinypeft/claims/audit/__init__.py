@@ -1,0 +1,1 @@
+"""The 233 claims, a file or several for each document; importing this enters them all."""
