@@ -136,6 +136,25 @@ def qlora(
 
 
 @app.command()
+def check(
+    claims: Annotated[list[str] | None, typer.Argument(help="Claims to show in full, such as b-print-trainable. Default: a "
+                                                            "table of all.")] = None,
+    verdict: Annotated[str | None, typer.Option(help="Only: confirmed, confirmed-rounded, corrected, depends, not-reproducible "
+                                                     "or meaningless.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only this document: 000, 001, 002 or 003.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only: parameter-count, memory, property, shape, formula, statement, table, "
+                                                  "code-output or quiz.")] = None,
+    slow: Annotated[bool, typer.Option("--slow", help="Recompute those too that take long; else as recorded.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="table, markdown, json or html.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="FILE to write to, instead of the terminal.")] = None,
+) -> None:
+    """Recompute what four documents claim about PEFT, and say what is right, wrong, or empty. Takes less than a minute."""
+    from tinypeft.commands.check import run_check
+
+    run_check(claims or [], verdict=verdict, source=source, kind=kind, slow=slow, output_format=output_format, out=out)
+
+
+@app.command()
 def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
     """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""
     from tinypeft.commands.learn import copy_course

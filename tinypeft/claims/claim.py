@@ -78,7 +78,7 @@ class Claim:
         """The code that recomputes it; what the verdict rests on, for an editorial one."""
         if self.compute is None:
             return self.reference
-        return textwrap.dedent(inspect.getsource(self.compute)).partition("def _() -> Computed:\n")[2].rstrip()
+        return textwrap.dedent(inspect.getsource(self.compute).partition("def _() -> Computed:\n")[2]).rstrip()
 
 
 CLAIMS: dict[str, Claim] = {}
