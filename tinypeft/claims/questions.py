@@ -119,6 +119,7 @@ class Numeric(Question):
 
     def read(self, answer: str) -> Quantity:
         """The number that was typed, in the question's measure."""
+        answer = re.sub(r"\s*param(eter)?s?\s*$", "", answer)  # "81,920 parameters" is a plain number
         given = parse_quantity(answer)
         wanted = Quantity(0, self.unit, 0, 0).measure
         if not given.unit and wanted == "%":  # a bare number is a percentage
@@ -211,6 +212,42 @@ class Ordering(Question):
             if letters.index(earlier) > letters.index(later):
                 return Feedback(False, f"{earlier} has to stand before {later}: {why}", f"{earlier}-after-{later}")
         return Feedback(False, "This order does not hold together.")
+
+
+# ---- reasons --------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Matching(Question):
+    """Lines are shown in order, and for each its reason is to be named, by the letter that the reason is shown with.
+
+    Attributes:
+        lines: as shown.
+        reasons: as shown; there may be more of them than lines.
+        right: a letter for each line, such as "CABD".
+        remarks: for each reason, what is said to whoever gives it to a line that it does not fit.
+        ids: for each reason, the id of that mistake.
+    """
+
+    lines: tuple[str, ...]
+    reasons: tuple[str, ...]
+    right: str
+    remarks: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    @property
+    def solution(self) -> str:
+        return self.right
+
+    def check(self, answer: str) -> Feedback:
+        letters, known = re.sub(r"[\s,>.0-9-]", "", answer).upper(), "ABCDEFGHIJ"[:len(self.reasons)]
+        if len(letters) != len(self.lines) or set(letters) - set(known):
+            raise ValueError(f"{answer.strip()!r} does not name a reason for each of the {len(self.lines)} lines; give "
+                             f"{len(self.lines)} letters of {known}")
+        for number, (given, right) in enumerate(zip(letters, self.right, strict=True), 1):
+            if given != right:
+                place = known.index(given)
+                return Feedback(False, f"Line {number}: {self.remarks[place]}", self.ids[place])
+        return Feedback(True, f"Right: {self.right}.")
 
 
 def shuffled(options: Sequence[Option], rng: Any) -> tuple[Option, ...]:
