@@ -38,6 +38,7 @@ from tinypeft import (
     create_loraplus_optimizer,
     get_peft_model,
 )
+from tinypeft.budget import build
 from tinypeft.files import read_json, read_safetensors
 from tinypeft.training import AdamW
 
@@ -322,12 +323,7 @@ def test_only_plain_loras_have_weighted_sums(method):
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
 
-COUNTED = {  # the models of param_counts.json
-    "llama3-8b": LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8),
-    "llama2-7b": LlamaConfig(),
-    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
-    "gpt2": GPT2Config(),
-}
+COUNTED = {"llama3-8b": "llama-3-8b", "llama2-7b": "llama-2-7b", "gpt2-medium": "gpt2-medium", "gpt2": "gpt2"}
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 COUNTS = json.loads((GOLDEN / "param_counts.json").read_text())
 
@@ -351,8 +347,7 @@ def test_parameter_counts_of_large_models_are_those_of_peft(key, capsys):
     name, _, method = key.partition(" ")
     tracemalloc.start()
     try:
-        model = AutoModelForCausalLM.from_config(COUNTED[name], device="meta")
-        peft_model = get_peft_model(model, counted_config(method))
+        peft_model = get_peft_model(build(COUNTED[name]), counted_config(method))
         counted = peft_model.get_nb_trainable_parameters()
         peak = tracemalloc.get_traced_memory()[1]
     finally:

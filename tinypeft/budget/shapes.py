@@ -46,7 +46,7 @@ class _Part(Module):
 # ---- OPT (Zhang et al. 2022, 2205.01068) ----------------------------------------------------------------------------
 
 class OPTShapeConfig(ShapeConfig):
-    model_type = "opt"
+    model_type, architecture = "opt", "OPTForCausalLM"
 
 
 class OPTShape(ShapeModel):
@@ -73,7 +73,7 @@ class OPTShape(ShapeModel):
 # ---- GPT-NeoX, of which Pythia is (Black et al. 2022, 2204.06745; Biderman et al. 2023, 2304.01373) -------------------
 
 class GPTNeoXShapeConfig(ShapeConfig):
-    model_type = "gpt_neox"
+    model_type, architecture = "gpt_neox", "GPTNeoXForCausalLM"
 
 
 class GPTNeoXShape(ShapeModel):
@@ -98,7 +98,7 @@ class GPTNeoXShape(ShapeModel):
 # ---- T5 1.1 (Raffel et al. 2020, 1910.10683; Shazeer 2020, 2002.05202) -------------------------------------------------
 
 class T5ShapeConfig(ShapeConfig):
-    model_type = "t5"
+    model_type, architecture = "t5", "T5ForConditionalGeneration"
 
 
 class T5Shape(ShapeModel):
@@ -133,7 +133,7 @@ class T5Shape(ShapeModel):
 # ---- Qwen2 (Yang et al. 2024, 2407.10671) ----------------------------------------------------------------------------
 
 class Qwen2Config(LlamaConfig):
-    model_type = "qwen2"
+    model_type, architecture = "qwen2", "Qwen2ForCausalLM"
 
 
 class Qwen2ForCausalLM(LlamaForCausalLM):
