@@ -1,6 +1,10 @@
 """The 233 claims, a file or several for each document; importing this enters them all."""
 
-from tinypeft.claims.audit import glossary  # noqa: F401
+from tinypeft.claims.audit import (  # noqa: F401
+    chapter_adapters,
+    chapter_prefix,
+    glossary,
+)
 from tinypeft.claims.claim import CLAIMS
 
 __all__ = ["CLAIMS"]

@@ -1,0 +1,55 @@
+"""Small models with values, in float64, on which a property is tried: what holds for every model has to hold for these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinypeft.autograd import no_grad
+from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, generator
+from tinypeft.peft import PeftModel
+
+WIDTH, VOCABULARY = 32, 64
+
+
+def small_gpt2(layers: int = 2) -> GPT2LMHeadModel:
+    """A GPT-2 with random weights, larger than a fresh model's, so that every layer matters; always the same."""
+    config = GPT2Config(VOCABULARY, n_positions=256, n_embd=WIDTH, n_layer=layers, n_head=4)
+    return GPT2LMHeadModel(config).to("float64").init_weights(std=0.3)
+
+
+def small_llama(layers: int = 2, width: int = WIDTH) -> LlamaForCausalLM:
+    """A Llama with random weights; always the same."""
+    config = LlamaConfig(VOCABULARY, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+                         num_attention_heads=4)
+    return LlamaForCausalLM(config).to("float64").init_weights(std=0.3)
+
+
+def token_ids(tokens: int = 6) -> np.ndarray:
+    """(1, tokens), always the same."""
+    return generator(0, "tokens").integers(0, VOCABULARY, (1, tokens))
+
+
+def logits(model: CausalLM | PeftModel, ids: np.ndarray | None = None, **call: Any) -> np.ndarray:
+    """What a model says to these tokens, (B, T, V)."""
+    with no_grad():
+        return np.asarray(model(token_ids() if ids is None else ids, **call).logits.data)
+
+
+def as_if_trained(peft_model: PeftModel, seed: int = 0, std: float = 0.3) -> PeftModel:
+    """Give everything that is trained random values, those that start at zero too."""
+    for name, parameter in peft_model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = generator(seed, name).standard_normal(parameter.shape).astype(parameter.dtype) * std
+    return peft_model
+
+
+def base_values(model: CausalLM | PeftModel) -> list[np.ndarray]:
+    """Copies of all frozen arrays: the base's."""
+    return [parameter.data.copy() for parameter in model.parameters() if not parameter.requires_grad]
+
+
+def largest(difference: Any) -> float:
+    """max |difference|."""
+    return float(np.abs(difference).max())
