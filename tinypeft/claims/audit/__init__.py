@@ -3,6 +3,7 @@
 from tinypeft.claims.audit import (  # noqa: F401
     chapter_adapters,
     chapter_prefix,
+    chapter_table,
     glossary,
 )
 from tinypeft.claims.claim import CLAIMS
