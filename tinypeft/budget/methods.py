@@ -37,6 +37,10 @@ RANK, TOKENS, WIDTH = "rank", "virtual tokens", "bottleneck width"
 # How QLoRA stores the base: its paper's choice.
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 
+# Ways to store the base, by name.
+QUANTIZATIONS = {"nf4": NF4, "fp4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4"),
+                 "int8": BitsAndBytesConfig(load_in_8bit=True)}
+
 # Where (IA)3 scales: keys, values and what goes into the last feed-forward matrix (its paper, section 3.3), for the model
 # types that IA3Config has no defaults for.
 _IA3_PLACES = {"opt": ["k_proj", "v_proj", "fc2"], "gpt_neox": ["query_key_value", "dense_4h_to_h"],

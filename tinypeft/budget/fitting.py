@@ -1,0 +1,343 @@
+"""Whether a method fits a card, with which size at most, or why not.
+
+    largest size = max { s : memory(s) <= card, trained(s) <= limit, s means something }
+
+Both sides grow with the size s (a rank, a number of virtual tokens, a width), so that the largest is found by search; that it
+fits, and that the next larger does not, is computed with `memory`, not inferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinypeft.budget.breakdown import Breakdown
+from tinypeft.budget.cards import Cards, cards_needed, per_card
+from tinypeft.budget.memory import memory
+from tinypeft.budget.methods import NF4, TOKENS, WIDTH, Method, Targets
+from tinypeft.budget.serving import Serving, mergeable, merged_memory, serving
+from tinypeft.budget.units import format_bytes, format_count
+from tinypeft.budget.weights import bare_model, dtype_bytes, parameter_bytes, weight_bytes
+from tinypeft.nn import CausalLM
+from tinypeft.peft import PeftConfig, PeftModel, get_peft_model
+from tinypeft.quant import BitsAndBytesConfig
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a configuration has to keep to.
+
+    Attributes:
+        gpu: bytes of one card.
+        gpus: cards, among which weights, gradients and optimizer states are sharded.
+        trainable_max: parameters that may be trained; None for any number.
+        latency_critical: nothing may be added to a forward pass.
+        quantization: how the base of every adapter is stored; None for `dtype` (and NF4 for QLoRA).
+        targets: target_modules of the methods that have a rank.
+        sizes: RANK, TOKENS or WIDTH -> the size that is wanted.
+        conditions: arguments of `memory`, the margin included.
+    """
+
+    gpu: float
+    gpus: int = 1
+    trainable_max: float | None = None
+    latency_critical: bool = False
+    quantization: BitsAndBytesConfig | None = None
+    targets: Targets = "all-linear"
+    sizes: dict[str, int] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return self.conditions.get("tokens", 2048)
+
+    @property
+    def card(self) -> str:
+        """The cards, in words."""
+        size = format_bytes(self.gpu).replace(".00", "")
+        return f"the card has {size}" if self.gpus == 1 else f"each of {self.gpus} cards has {size}"
+
+    @property
+    def dtype(self) -> str:
+        """Of a base that is not quantized."""
+        return self.conditions.get("dtype", "bfloat16")
+
+    def stored(self, method: Method) -> BitsAndBytesConfig | None:
+        """How a method's base is quantized, if it is."""
+        return NF4 if method.four_bit else self.quantization if method.make else None
+
+    def stored_as(self, method: Method) -> str:
+        """The same in a word: "bfloat16", "NF4", "int8"."""
+        quantization = self.stored(method)
+        if quantization is None:
+            return self.dtype
+        return "int8" if quantization.load_in_8bit else quantization.bnb_4bit_quant_type.upper()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A method that fits.
+
+    Attributes:
+        method: which.
+        size: the recommended one: the wanted or usual one, halved until it fits.
+        largest: the largest that fits; None where the method has no size.
+        limit: what the next larger would break.
+        config: for get_peft_model; None for full fine-tuning.
+        stored: how the base is stored.
+        breakdown: of memory, at the recommended size.
+        card_bytes: on each card, with the margin.
+        serving: what it costs when it is trained.
+    """
+
+    method: Method
+    size: int
+    largest: int | None
+    limit: str
+    config: PeftConfig | None
+    stored: str
+    breakdown: Breakdown
+    card_bytes: float
+    serving: Serving
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; sizes in bytes."""
+        return {"method": self.method.name, "title": self.method.title, "size_name": self.method.size_name or None,
+                "size": self.size if self.method.size_name else None, "largest": self.largest, "limit": self.limit,
+                "usual_because": self.method.usual_why, "base": self.stored,
+                "config": self.config.to_dict() if self.config else None, "trainable": self.serving.counts.trainable,
+                "fraction": self.serving.counts.fraction, "card_bytes": self.card_bytes, "memory": self.breakdown.to_dict(),
+                "serving": self.serving.to_dict()}
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A method that does not fit.
+
+    Attributes:
+        method: which.
+        reason: why, with the number.
+        size: the one that was looked at: the wanted or usual one where the base alone is too large, else the smallest.
+        needs: bytes that this takes on each card, with the margin; None where memory is not the reason.
+        cards: how many it would take; None where memory is not the reason.
+    """
+
+    method: Method
+    reason: str
+    size: int = 1
+    needs: float | None = None
+    cards: Cards | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; sizes in bytes."""
+        cards = self.cards and {"sharded": self.cards.sharded, "stages": self.cards.stages, "own_bytes": self.cards.own}
+        return {"method": self.method.name, "title": self.method.title, "reason": self.reason,
+                "size": self.size if self.method.size_name else None, "needs_bytes": self.needs, "cards": cards}
+
+
+class Search:
+    """One model's memory under some limits; what was computed once is kept."""
+
+    def __init__(self, model: str | CausalLM, limits: Limits):
+        self.name, self.limits, self.found = model, limits, dict[tuple[str, int], Breakdown]()
+        self.model, self._bases = bare_model(model), dict[str, float]()
+
+    def config(self, method: Method, size: int) -> PeftConfig | None:
+        return method.config(self.model, size, self.limits.targets)
+
+    def adapted(self, method: Method) -> PeftModel | None:
+        """The model with the smallest adapter in it; None for full fine-tuning.
+
+        Raises:
+            ValueError: the model cannot have it.
+        """
+        config = self.config(method, 1)
+        return None if config is None else get_peft_model(bare_model(self.name, self.limits.stored(method)), config)
+
+    def breakdown(self, method: Method, size: int) -> Breakdown:
+        """Memory of a training step."""
+        key = method.name, size
+        if key not in self.found:
+            self.found[key] = memory(self.name, self.config(method, size), quantization=self.limits.stored(method),
+                                     **self.limits.conditions)
+        return self.found[key]
+
+    def card_bytes(self, method: Method, size: int) -> float:
+        """On each card."""
+        return per_card(self.breakdown(method, size), self.limits.gpus)
+
+    def base_bytes(self, method: Method) -> float:
+        """Of the base's weights."""
+        key = self.limits.stored_as(method)
+        if key not in self._bases:
+            base = bare_model(self.name, self.limits.stored(method))
+            self._bases[key] = weight_bytes(base, dtype_bytes(self.limits.dtype))
+        return self._bases[key]
+
+    def base_fits(self, method: Method) -> bool:
+        """Whether the base's weights alone have room: if not, nothing else needs to be computed."""
+        return self.base_bytes(method) / self.limits.gpus * (1 + self.limits.conditions["margin"]) <= self.limits.gpu
+
+    def cards(self, method: Method, size: int) -> Cards:
+        """How many cards it takes."""
+        return cards_needed(self.breakdown(method, size), self.limits.gpu, self.model.config.num_hidden_layers,
+                            _outside(self, method))
+
+    def use(self, method: Method, size: int) -> float:
+        """The share of the tightest limit that a size takes: up to 1 it fits."""
+        most = self.limits.trainable_max
+        trained = 0.0 if most is None else self.breakdown(method, size).trainable / most
+        return max(self.card_bytes(method, size) / self.limits.gpu, trained)
+
+    def most(self, method: Method) -> int:
+        """The largest size that means something."""
+        return method.most(self.model, self.limits.tokens, self.limits.targets)
+
+    def largest(self, method: Method) -> int:
+        """The largest size that fits, 0 for none."""
+        return _largest(lambda size: self.use(method, size), self.most(method)) if self.base_fits(method) else 0
+
+    def given(self, method: Method) -> int | None:
+        """The size that was asked for."""
+        return self.limits.sizes.get(method.size_name)
+
+    def wanted(self, method: Method) -> int:
+        """The size to take if it fits: the given one, or the usual one."""
+        return self.given(method) or min(method.usual_size(self.model), max(1, self.most(method)))
+
+    def serving(self, method: Method, size: int, tasks: int = 1) -> Serving:
+        """What it costs once it is trained."""
+        return serving(self.name, self.config(method, size), tasks=tasks, dtype=self.limits.dtype,
+                       adapter_dtype=self.limits.conditions.get("adapter_dtype", "float32"))
+
+
+def _largest(use: Callable[[int], float], most: int) -> int:
+    """The largest size of 1 to `most` with use(size) <= 1, for a `use` that never falls; 0 for none."""
+    if most < 1 or use(1) > 1:
+        return 0
+    if use(most) <= 1:
+        return most
+    low, high = 1, most  # the one fits, the other does not
+    while high - low > 1:
+        # Memory is nearly a straight line in the size: where the chord crosses 1, or next to it, the search mostly ends.
+        crossing = low + int((1 - use(low)) / (use(high) - use(low)) * (high - low))
+        for size in (crossing, crossing + 1, (low + high) // 2):
+            if low < size < high:
+                low, high = (size, high) if use(size) <= 1 else (low, size)
+    return low
+
+
+# ---- one method -----------------------------------------------------------------------------------------------------
+
+def consider(search: Search, method: Method, tasks: int = 1) -> Fit | Rejection:
+    """Whether a method fits, with which size, or why not."""
+    try:
+        return _consider(search, method, tasks)
+    except ValueError as error:  # of what was asked for, the rest is sound: this model cannot have this method
+        return Rejection(method, _unsuited(search.model, method, error))
+
+
+def _consider(search: Search, method: Method, tasks: int) -> Fit | Rejection:
+    limits = search.limits
+    wanted, most = search.wanted(method), search.most(method)
+    if method.size_name == TOKENS and not most:
+        return Rejection(method, f"{limits.tokens:,} tokens of text leave none of the model's "
+                                 f"{search.model.config.max_position_embeddings:,} positions for virtual tokens")
+    if wanted > most:
+        return Rejection(method, f"{method.describe(wanted)} is more than {_why_most(search, method)}")
+    if limits.latency_critical and (reason := _slows(search, method)):
+        return Rejection(method, reason)
+    largest = search.largest(method)
+    if not largest:
+        return _too_large(search, method)
+    if search.given(method) and wanted > largest:
+        return Rejection(method, f"{method.describe(wanted)} {_excess(search, method, wanted)}. The largest that fits is "
+                                 f"{method.describe(largest)}")
+    size = wanted
+    while size > largest:
+        size //= 2
+    breakdown = search.breakdown(method, size)
+    return Fit(method, size, largest if method.size_name else None, _limit(search, method, largest),
+               search.config(method, size), limits.stored_as(method), breakdown, per_card(breakdown, limits.gpus),
+               search.serving(method, size, tasks))
+
+
+def _unsuited(model: CausalLM, method: Method, error: ValueError) -> str:
+    """Why an adapter cannot be put into a model."""
+    if method.size_name == WIDTH and "match no module" in str(error):
+        return f"{type(model).__name__} is known by its shapes only, without the places where bottleneck adapters stand"
+    return str(error).partition(". ")[0]
+
+
+def _why_most(search: Search, method: Method) -> str:
+    """What the largest size that means something is."""
+    most = search.most(method)
+    if method.size_name == TOKENS:
+        return (f"the {most:,} positions that {search.limits.tokens:,} tokens of text leave of "
+                f"{search.model.config.max_position_embeddings:,}")
+    what = "the model's width" if method.size_name == WIDTH else "the smaller side of the smallest matrix"
+    return f"{most:,}, {what}" + (", where AdaLoRA has half as much again at first" if method.name == "adalora" else "")
+
+
+def _excess(search: Search, method: Method, size: int) -> str:
+    """Which limit a size breaks."""
+    limits, most = search.limits, search.limits.trainable_max
+    if search.card_bytes(method, size) > limits.gpu:
+        return f"needs {format_bytes(search.card_bytes(method, size))}; {limits.card}"
+    assert most is not None
+    trained = search.breakdown(method, size).trainable
+    return f"trains {format_count(trained)} parameters; at most {format_count(int(most))} may be trained"
+
+
+def _limit(search: Search, method: Method, largest: int) -> str:
+    """Why there is no larger size than the largest."""
+    if not method.size_name:
+        return ""
+    if largest == search.most(method):
+        return f"{method.describe(largest + 1)} is more than {_why_most(search, method)}"
+    return f"{method.describe(largest + 1)} {_excess(search, method, largest + 1)}"
+
+
+def _slows(search: Search, method: Method) -> str:
+    """Why a method adds to a forward pass, which is not allowed where latency is critical; "" if it need not."""
+    limits, adapted = search.limits, search.adapted(method)
+    if adapted is None:
+        return ""
+    if not mergeable(adapted):
+        work = search.serving(method, search.wanted(method)).work
+        adds = f"{work.depth} matrix products in sequence" if work.depth else f"{format_count(work.token)} FLOPs a token"
+        return f"it is no change of the base's weights and cannot be merged: it adds {adds}, and latency is critical"
+    if limits.stored(method) is None:
+        return ""
+    merged = per_card(merged_memory(search.name, **limits.conditions), limits.gpus)
+    if merged <= limits.gpu:
+        return ""
+    return (f"latency is critical, so it has to be merged, which loses nothing only in {limits.dtype}; running the merged "
+            f"model needs {format_bytes(merged)}, and {limits.card}")
+
+
+def _too_large(search: Search, method: Method) -> Rejection:
+    """Not even the smallest size fits."""
+    limits, size = search.limits, 1
+    if search.base_fits(method) or not method.make:
+        breakdown = search.breakdown(method, size)
+        needs, named = per_card(breakdown, limits.gpus), f"even {method.describe(1)} " if method.size_name else ""
+        if needs <= limits.gpu:
+            return Rejection(method, named + _excess(search, method, 1))
+        parts = ", ".join(f"{name} {format_bytes(taken)}" for name, taken, _ in
+                          sorted(breakdown.table(), key=lambda row: -row[1])[:4])
+        reason = f"{named}needs {format_bytes(needs)} ({parts}); {limits.card}"
+    else:
+        size = search.wanted(method)
+        breakdown = search.breakdown(method, size)
+        needs = per_card(breakdown, limits.gpus)
+        reason = f"the base alone is {format_bytes(search.base_bytes(method))} in {limits.stored_as(method)}; {limits.card}"
+    return Rejection(method, reason, size, needs, search.cards(method, size))
+
+
+def _outside(search: Search, method: Method) -> float:
+    """The share of the base's bytes that lies outside the blocks, in embeddings and head."""
+    base, itemsize = bare_model(search.name, search.limits.stored(method)), dtype_bytes(search.limits.dtype)
+    inside = [p for name, p in base.named_parameters() if any(part.isdecimal() for part in name.split("."))]
+    return 1 - sum(parameter_bytes(parameter, itemsize) for parameter in inside) / search.base_bytes(method)

@@ -1,0 +1,240 @@
+"""The planner: from a model, a card and a number of tasks to a configuration, and back to the largest model or size.
+
+    plan("llama-3-8b", "24GB", tasks=20)       which methods fit, how large, what they cost, why the others do not
+    largest_size("qlora", "llama-2-13b", "24GB"), largest_model("qlora", "24GB")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinypeft.budget.catalog import CATALOG, base_parameters
+from tinypeft.budget.fitting import Fit, Limits, Rejection, Search, consider
+from tinypeft.budget.memory import memory
+from tinypeft.budget.methods import METHODS, NF4, QUANTIZATIONS, RANK, TOKENS, WIDTH, Method, Targets, find_method
+from tinypeft.budget.units import parse_quantity, parse_size
+from tinypeft.budget.weights import bare_model
+from tinypeft.nn import CausalLM
+from tinypeft.quant import BitsAndBytesConfig
+
+MARGIN = 0.05  # share to be kept free, on top of what is computed: an allocator cannot use every byte
+CARDS_SOLD = tuple(size * 10**9 for size in (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192))
+RULE = "the method's usual size, halved until it fits; the largest is a limit, no advice"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be done with a model on a card.
+
+    Attributes:
+        model: its name.
+        parameters: how many it has.
+        limits: what was to be kept to.
+        tasks: how many tasks are to be served.
+        fits, rejected: the methods, in the order of METHODS.
+        conditions: everything that the numbers hold for.
+        minimum: where nothing fits, the configuration that needs the least memory.
+        largest_fitting: where nothing fits, the largest model of the catalog with which something would; None for none.
+    """
+
+    model: str
+    parameters: int
+    limits: Limits
+    tasks: int
+    fits: tuple[Fit, ...]
+    rejected: tuple[Rejection, ...]
+    conditions: dict[str, Any]
+    minimum: Rejection | None = None
+    largest_fitting: str | None = None
+
+    def fit(self, name: str) -> Fit | None:
+        """A method that fits, by name."""
+        return next((fit for fit in self.fits if fit.method.name == find_method(name).name), None)
+
+    def rejection(self, name: str) -> Rejection | None:
+        """A method that does not, by name."""
+        return next((rejection for rejection in self.rejected if rejection.method.name == find_method(name).name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON values; sizes in bytes."""
+        limits, minimum = self.limits, self.minimum
+        return {
+            "model": self.model, "parameters": self.parameters, "gpu_bytes": limits.gpu, "gpus": limits.gpus,
+            "tasks": self.tasks, "trainable_max": limits.trainable_max, "latency_critical": limits.latency_critical,
+            "target_modules": limits.targets, "conditions": self.conditions, "rule": RULE,
+            "fits": [fit.to_dict() for fit in self.fits], "rejected": [rejection.to_dict() for rejection in self.rejected],
+            "minimum": minimum and {"method": minimum.method.name, "size": minimum.size if minimum.method.size_name else None,
+                                    "needs_bytes": minimum.needs, "card_sold_bytes": card_sold(minimum.needs or 0.0)},
+            "largest_fitting_model": self.largest_fitting}
+
+
+def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | None = None, tasks: int = 1,
+         **options: Any) -> Plan:
+    """Find out which methods fit, with which size, and why the others do not.
+
+    Args:
+        model: a name of the catalog, a folder with a config.json, or a model.
+        gpu: memory of one card, "24GB" (24e9 bytes), "24GiB", or a number of bytes.
+        methods: names; all for None.
+        tasks: how many tasks are to be served, each with an adapter of its own.
+        options: see `limits_of`.
+
+    Raises:
+        ValueError: an unknown model, method, unit or condition, or a number below what it can be.
+
+    >>> found = plan("llama-2-70b", "24GB", methods=["lora", "qlora"])
+    >>> found.fits, found.minimum.method.title
+    ((), 'QLoRA')
+    """
+    if tasks < 1:
+        raise ValueError(f"tasks={tasks}: there is at least 1")
+    limits = limits_of(gpu, model, **options)
+    search, chosen = Search(model, limits), _chosen(methods, limits)
+    base = memory(model, training=False, **limits.conditions)  # refuses conditions that cannot be, before any search
+    found = [consider(search, method, tasks) for method in chosen]
+    fits = tuple(one for one in found if isinstance(one, Fit))
+    rejected = tuple(one for one in found if isinstance(one, Rejection))
+    return Plan(model if isinstance(model, str) else type(model).__name__, _parameters(search.model), limits, tasks, fits,
+                rejected, dict(base.conditions), None if fits else _minimum(search, rejected),
+                None if fits else _largest_model(chosen, gpu, options))
+
+
+def limits_of(gpu: str | float, model: str | CausalLM, *, gpus: int = 1, rank: int | None = None,
+              virtual_tokens: int | None = None, bottleneck: int | None = None, trainable_max: str | float | None = None,
+              latency_critical: bool = False, target_modules: Targets = "all-linear",
+              quantization: str | BitsAndBytesConfig | None = None, margin: float = MARGIN, **conditions: Any) -> Limits:
+    """The limits that a plan keeps to.
+
+    Args:
+        gpu: as for `plan`.
+        model: what a share in trainable_max is a share of.
+        gpus: cards, among which weights, gradients and optimizer states are sharded.
+        rank, virtual_tokens, bottleneck: the size wanted of the methods that have it, instead of the usual one.
+        trainable_max: most parameters to train: 100_000_000, "100M", or "0.5%" of the model's.
+        latency_critical: nothing may be added to a forward pass.
+        target_modules: of the methods that have a rank.
+        quantization: how the base of every adapter is stored: "nf4", "fp4", "int8", or a config. QLoRA's is in NF4 anyway.
+        margin: share of memory to be kept free.
+        conditions: arguments of `memory`: tokens, batch, optimizer, checkpointing, ...
+
+    Raises:
+        ValueError: what cannot be read, or cannot be.
+    """
+    sizes = {name: size for name, size in ((RANK, rank), (TOKENS, virtual_tokens), (WIDTH, bottleneck)) if size is not None}
+    for name, value in {"gpus": gpus, **sizes}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} is below 1")
+    if not 0 <= margin < 1:
+        raise ValueError(f"margin={margin!r}: a share of the memory in [0, 1), such as 0.05")
+    size = parse_size(gpu, "the card's memory") if isinstance(gpu, str) else float(gpu)
+    if not 0 < size < float("inf"):
+        raise ValueError(f"the card's memory {gpu!r}: a number of bytes above 0, or text such as \"24GB\"")
+    if isinstance(quantization, str):
+        if quantization.lower() not in QUANTIZATIONS:
+            raise ValueError(f"quantization {quantization!r} is unknown; known: {', '.join(QUANTIZATIONS)}")
+        quantization = QUANTIZATIONS[quantization.lower()]
+    return Limits(size, gpus, _most_trained(trainable_max, model), latency_critical, quantization, target_modules, sizes,
+                  {**conditions, "margin": margin})
+
+
+def largest_size(method: str, model: str | CausalLM, gpu: str | float, **options: Any) -> int:
+    """The largest rank, number of virtual tokens or bottleneck width that fits: it does, and the next larger does not.
+
+    Args:
+        options: see `limits_of`.
+
+    Returns:
+        The size; 0 if not even 1 fits.
+
+    Raises:
+        ValueError: as `plan`; or the method has no size, or the model cannot be trained this way.
+
+    >>> largest_size("qlora", "smollm2-135m", "1GB", tokens=512)
+    171
+    """
+    found = find_method(method)
+    if not found.size_name:
+        sized = ", ".join(name for name, one in METHODS.items() if one.size_name)
+        raise ValueError(f"{found.title} has no size to choose; these have: {sized}")
+    search = Search(model, limits_of(gpu, model, **options))
+    search.adapted(found)
+    return search.largest(found)
+
+
+def largest_model(method: str | None, gpu: str | float, **options: Any) -> str | None:
+    """The model of the catalog with the most parameters that fits, with the usual size or the wanted one.
+
+    Args:
+        method: a name; None for whichever fits.
+        options: see `limits_of`.
+
+    Returns:
+        Its name in the catalog; None if none fits.
+
+    >>> largest_model("qlora", "24GB"), largest_model("full", "24GB")
+    ('llama-2-13b', 'gpt2-large')
+    """
+    return _largest_model(list(METHODS.values()) if method is None else [find_method(method)], gpu, options)
+
+
+def _largest_model(methods: list[Method], gpu: str | float, options: dict[str, Any]) -> str | None:
+    memory("gpt2", training=False, **{**limits_of(gpu, "gpt2", **options).conditions, "tokens": 1})  # refuses what cannot be
+    for name in sorted(CATALOG, key=base_parameters, reverse=True):
+        search = Search(name, limits_of(gpu, name, **options))
+        if search.limits.tokens <= search.model.config.max_position_embeddings and any(_fits(search, one) for one in methods):
+            return name
+    return None
+
+
+def _minimum(search: Search, rejected: Iterable[Rejection]) -> Rejection | None:
+    """What needs the least memory of all, in its smallest size."""
+    most_modest = sorted((one for one in rejected if one.needs), key=lambda one: one.needs or 0)[:3]
+    smallest = [replace(one, size=1, needs=search.card_bytes(one.method, 1), cards=search.cards(one.method, 1))
+                for one in most_modest]
+    return min(smallest, key=lambda one: one.needs or 0, default=None)
+
+
+def _fits(search: Search, method: Method) -> bool:
+    """Whether a method fits with the usual size, or the wanted one."""
+    size = search.wanted(method)
+    try:
+        return search.base_fits(method) and size <= search.most(method) and search.use(method, size) <= 1
+    except ValueError:  # the model cannot have this method
+        return False
+
+
+def card_sold(needs: float) -> int | None:
+    """The smallest card sold with that much memory, in bytes; None if there is none.
+
+    >>> card_sold(40e9), card_sold(41e9), card_sold(300e9)
+    (40000000000, 48000000000, None)
+    """
+    return next((size for size in CARDS_SOLD if size >= needs), None)
+
+
+def _chosen(names: Iterable[str] | None, limits: Limits) -> list[Method]:
+    if names is not None:
+        wanted = [find_method(name) for name in names]
+        return [method for method in METHODS.values() if method in wanted]
+    # LoRA on a base in NF4 is QLoRA, which is there already.
+    return [method for method in METHODS.values() if not (method.name == "lora" and limits.quantization == NF4)]
+
+
+def _parameters(model: CausalLM) -> int:
+    return sum(parameter.size for parameter in model.parameters())
+
+
+def _most_trained(given: str | float | None, model: str | CausalLM) -> float | None:
+    """How many parameters may be trained, from "100M", "0.5%" or a number."""
+    if given is None:
+        return None
+    quantity = parse_quantity(given if isinstance(given, str) else repr(given))
+    value = quantity.value * (_parameters(bare_model(model)) if quantity.measure == "%" else 1)
+    if quantity.measure not in ("", "%"):
+        raise ValueError(f"trainable_max {given!r}: expected a number of parameters such as 100M, or a share such as 0.5%")
+    if not 1 <= value < float("inf"):
+        raise ValueError(f"trainable_max {given!r} is {value:.4g} parameters, which leaves nothing to train. Write a number "
+                         "such as 100M, or a share of the model's such as 0.5%")
+    return value
