@@ -1,6 +1,7 @@
 """The 233 claims, a file or several for each document; importing this enters them all."""
 
 from tinypeft.claims.audit import (  # noqa: F401
+    article_lora,
     chapter_adapters,
     chapter_prefix,
     chapter_table,
