@@ -26,8 +26,10 @@ _told_about_bfloat16 = False
 
 
 def array_module(x: Array) -> Any:
-    """The library, `numpy` or `cupy`, that array `x` belongs to."""
-    return np if isinstance(x, np.ndarray | np.generic) else sys.modules[type(x).__module__.partition(".")[0]]
+    """The library, `numpy` or `cupy`, that array `x` belongs to; another kind of array says so itself."""
+    if isinstance(x, np.ndarray | np.generic):
+        return np
+    return sys.modules.get("cupy") if type(x).__module__.startswith("cupy") else x.__array_namespace__()
 
 
 def asarray(x: Any, like: Array) -> Array:
