@@ -6,6 +6,7 @@ from tinypeft.claims.audit import (  # noqa: F401
     chapter_prefix,
     chapter_table,
     glossary,
+    glossary_code,
 )
 from tinypeft.claims.claim import CLAIMS
 

@@ -1,0 +1,187 @@
+"""Small experiments that several claims rest on: what training needs, how good a codebook is, and real layers of toy size.
+
+Toy models are in float64, so that what is equal comes out as zero or as rounding, and everything drawn is seeded. What has been
+computed once is remembered, since claims ask for the same again.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tinypeft.autograd import Tensor
+from tinypeft.budget import Breakdown, Counts, adapted, base_parameters, count_parameters, memory, parse_size
+from tinypeft.claims.judge import Range
+from tinypeft.claims.settings import NF4, NF4_PLAIN, QKVO, lora
+from tinypeft.nn import LlamaConfig, LlamaForCausalLM
+from tinypeft.peft import LoraConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
+from tinypeft.quant import ScaledValues, equal_mass, get_4bit_type, lloyd_max, regions, replace_with_bnb_linear
+from tinypeft.training import SGD, AdamW
+
+SOMETHING = Range(low=sys.float_info.min)  # more than nothing
+FITS = Range(high=1.0)  # the share of a card's memory
+GB24, GB40, GB80 = parse_size("24GB"), parse_size("40GB"), parse_size("80GB")
+BASES = {"nf4": NF4, "nf4, float32 constants": NF4_PLAIN, "16 bits": None}
+IDS = np.arange(24).reshape(2, 12) % 13  # two rows of tokens for a toy model
+
+
+# ---- counts and memory ----------------------------------------------------------------------------------------------
+
+Targets = str | tuple[str, ...]
+ATTENTION = tuple(QKVO)
+
+
+def share(model: str, method: PeftConfig) -> float:
+    """Trained parameters, divided by those of the base alone."""
+    return count_parameters(model, method).trainable / base_parameters(model)
+
+
+def lora_share(model: str, r: int, targets: Targets = ATTENTION) -> float:
+    """The same of LoRA."""
+    return lora_counts(model, r, targets).trainable / base_parameters(model)
+
+
+@functools.cache
+def lora_counts(model: str, r: int, targets: Targets = ATTENTION) -> Counts:
+    """What LoRA trains, and all there is."""
+    return count_parameters(model, lora(r, targets if isinstance(targets, str) else list(targets)))
+
+
+@functools.cache
+def training(model: str, r: int, targets: Targets = ATTENTION, base: str = "nf4", prepared: bool = False) -> Breakdown:
+    """What a LoRA training step needs: one row of 2,048 tokens, gradient checkpointing, a 16-bit adapter, Adam in float32.
+
+    Args:
+        base: how the base is stored, one of BASES.
+        prepared: whether its 16-bit weights were then stored in 32, by prepare_model_for_kbit_training.
+    """
+    method = lora(r, targets if isinstance(targets, str) else list(targets))
+    return memory(model, method, quantization=BASES[base], adapter_dtype="bfloat16", prepared=prepared)
+
+
+@functools.cache
+def base_bytes(model: str, base: str = "nf4", prepared: bool = False) -> float:
+    """Bytes of a model's weights alone."""
+    return memory(model, training=False, quantization=BASES[base], prepared=prepared).parts["base weights"]
+
+
+@functools.cache
+def by_module(model: str, r: int) -> Mapping[str, int]:
+    """How many parameters LoRA of rank r has on each kind of linear layer, in all layers together: q_proj -> number."""
+    found: dict[str, int] = {}
+    for layer in adapted(model, lora(r, "all-linear")).layers():
+        name = layer.path.rpartition(".")[2]
+        found[name] = found.get(name, 0) + sum(parameter.size for parameter in layer.parameters_of("default").values())
+    return found
+
+
+def all_choices(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Every choice of target modules that is not empty -> parameters: 127 for the seven kinds of a Llama.
+
+    >>> all_choices({"q_proj": 2, "k_proj": 1})
+    {'q': 2, 'k': 1, 'q, k': 3}
+    """
+    return {", ".join(name.removesuffix("_proj") for name in chosen): sum(sizes[name] for name in chosen)
+            for count in range(1, len(sizes) + 1) for chosen in itertools.combinations(sizes, count)}
+
+
+# ---- codebooks ------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def normal_blocks(blocksize: int = 64) -> ScaledValues:
+    """Normally distributed weights in blocks, divided by their largest magnitude."""
+    from scipy.special import ndtr, ndtri  # here, since `import tinypeft` is to be quick; scipy.stats would take seconds
+
+    normal = SimpleNamespace(pdf=lambda x: np.exp(-x**2 / 2) / np.sqrt(2 * np.pi), cdf=ndtr, ppf=ndtri)
+    return ScaledValues.of_distribution(normal, blocksize)
+
+
+@functools.cache
+def squared_error(codebook: str) -> float:
+    """Relative mean squared error on normal weights in blocks of 64: of a 4-bit type, "lloyd-max" or "equal mass"."""
+    scaled = normal_blocks()
+    code, boundaries = (lloyd_max(scaled), None) if codebook == "lloyd-max" else (
+        equal_mass(scaled) if codebook == "equal mass" else (get_4bit_type(codebook), None))
+    return float(regions(code, scaled, boundaries)[1].sum())
+
+
+# ---- models of toy size ---------------------------------------------------------------------------------------------
+
+def toy_llama(quantized: bool = False) -> LlamaForCausalLM:
+    """Two layers of width 32 whose four query heads share two key heads, so that k and v are half as wide as q and o."""
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32))
+    model.to("float64").init_weights(seed=0, std=0.2)
+    if quantized:
+        replace_with_bnb_linear(model, NF4)
+    return model
+
+
+def toy_lora(config: LoraConfig, *, trained: bool = False, quantized: bool = False) -> PeftModel:
+    """A toy Llama with LoRA in it, as it starts; or with numbers in B, as after training."""
+    model = get_peft_model(toy_llama(quantized), config)
+    random = np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        if trained and ".lora_B." in name:
+            parameter.data = random.standard_normal(parameter.shape)
+    return model
+
+
+def first_layer(model: PeftModel, name: str) -> Any:
+    """The first layer that an adapter wraps, of this kind, such as "k_proj"."""
+    return next(layer for layer in model.layers() if layer.path.endswith(name))
+
+
+def inputs(n_in: int, rows: int = 5, seed: int = 1) -> Tensor:
+    """Random vectors (rows, n_in)."""
+    return Tensor(np.random.default_rng(seed).standard_normal((rows, n_in)))
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """The largest magnitude of a - b."""
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max())
+
+
+OPTIMIZERS: dict[str, Callable[[list[Tensor]], Any]] = {
+    "Adam": lambda parameters: AdamW(parameters, lr=1e-3, eps=1e-30, weight_decay=0.0),
+    "SGD": lambda parameters: SGD(parameters, lr=1e-3),
+}
+
+
+def first_change(optimizer: str, alpha: float, r: int = 2) -> np.ndarray:
+    """The change of one weight that the first step of training makes."""
+    model = toy_lora(lora(r, lora_alpha=alpha))
+    model(IDS, labels=IDS).loss.backward()
+    OPTIMIZERS[optimizer]([parameter for parameter in model.parameters() if parameter.requires_grad]).step()
+    delta: np.ndarray = first_layer(model, "v_proj").delta_weight("default")
+    return delta
+
+
+def growth_of_first_change(optimizer: str) -> float:
+    """How much larger the first change is if alpha is twice as large."""
+    once, twice = (np.linalg.norm(first_change(optimizer, alpha)) for alpha in (2, 4))
+    return float(twice / once)
+
+
+def largest_stable_rate(alpha: float, r: int = 2) -> float:
+    """The learning rate beyond which gradient descent on B diverges, for one layer, a squared error and a fixed A.
+
+    The loss is quadratic in B: one step multiplies the distance to its lowest place by 1 - lr * H, which shrinks it in all
+    directions while lr < 2 / (the largest eigenvalue of H). A column of H is how the gradient changes with one number of B.
+    """
+    layer: LoraLayer = first_layer(toy_lora(lora(r, lora_alpha=alpha)), "v_proj")
+    B, x = layer.factors("default")[1], inputs(32, rows=40)
+
+    def gradient(values: np.ndarray) -> np.ndarray:
+        B.data, B.grad = values, None
+        ((layer(x) - 1.0) ** 2).mean().backward()
+        return np.asarray(B.grad).ravel()
+
+    start, moves = gradient(np.zeros(B.shape)), np.eye(B.size).reshape(-1, *B.shape)
+    return float(2 / np.linalg.eigvalsh(np.stack([gradient(move) - start for move in moves])).max())
