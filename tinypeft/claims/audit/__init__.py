@@ -3,6 +3,7 @@
 from tinypeft.claims.audit import (  # noqa: F401
     article_lora,
     chapter_adapters,
+    chapter_examples,
     chapter_prefix,
     chapter_table,
     glossary,

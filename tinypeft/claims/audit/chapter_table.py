@@ -1,4 +1,4 @@
-"""Claims of "20-09 — Parameter-Efficient Fine-Tuning", section 6: the methods compared in a table, and the key insight below."""
+"""Claims of "20-09 — Parameter-Efficient Fine-Tuning", section 6: the methods compared in a table."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def _() -> Computed:
     return computed(total // 32, total=total)
 
 
-NAMES: dict[str, PeftConfig | None] = {"Full FT": None, "LoRA": lora(8), "QLoRA": lora(8), "Adapters": R64, "Prefix Tuning": P20,
-                                       "Prompt Tuning": PROMPT20}
+METHODS: dict[str, PeftConfig | None] = {"Full FT": None, "LoRA": lora(8), "QLoRA": lora(8), "Adapters": R64,
+                                         "Prefix Tuning": P20, "Prompt Tuning": PROMPT20}
 
 
 def ranked(amounts: dict[str, float], alike: float = 0.05) -> str:
@@ -67,12 +67,12 @@ def ranked(amounts: dict[str, float], alike: float = 0.05) -> str:
        "tuning, to prompt tuning", stated="Very High, Medium, Low, Medium, Low, Very Low",
        expects="Full FT > LoRA = Adapters > QLoRA = Prefix Tuning > Prompt Tuning",
        why="The frozen base takes nearly all of it. Training Llama-2-7B at 2,048 tokens with checkpointing needs {FullFT}; "
-           "over a 16-bit base {Adapters} with adapters, {LoRA} with LoRA, {PrefixTuning} with a prefix and {PromptTuning} with a "
+           "over a 16-bit base {Adapters} with adapters, {LoRA} with LoRA, {PrefixTuning} with a prefix, {PromptTuning} with a "
            "prompt; over a 4-bit base, QLoRA, {QLoRA}.",
        correct="Full fine-tuning needs most, QLoRA least; all methods over a 16-bit base need about the same")
 def _() -> Computed:
     totals = {name: memory("llama-2-7b", config, quantization=NF4 if name == "QLoRA" else None, adapter_dtype="bfloat16").total
-              for name, config in NAMES.items()}
+              for name, config in METHODS.items()}
     return computed(ranked(totals), **{name.replace(" ", ""): format_bytes(total, 1) for name, total in totals.items()})
 
 
@@ -211,8 +211,8 @@ def error_of_plain_merge(r: int, alpha: float) -> float:
 @claim("d-key-merge", INSIGHT, "formula", "the merged weight is W0 + BA; alpha = 1 and r = 2, as in Example 3",
        stated="W_merged = W₀ + BA", expects=0.0, unit="%",
        why="Section 2 scales the path by alpha/r, so the merge has to. With alpha = 2r, as many scripts have it, the error is "
-           "{double:.0%} of the update; with alpha = r it is {same:.1g}. The factor is missing in Summary 5 and in the Key Terms "
-           "too.",
+           "{double:.0%} of the update; with alpha = r it is {same:.1g}. The factor is missing in Summary 5 and in the Key "
+           "Terms too.",
        correct="W_merged = W0 + (alpha/r) BA")
 def _() -> Computed:
     return under({"error, relative to the update": error_of_plain_merge(2, 1)}, double=error_of_plain_merge(2, 4),
