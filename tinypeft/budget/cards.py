@@ -55,4 +55,7 @@ def cards_needed(breakdown: Breakdown, gpu: float, layers: int, outside: float =
     own = breakdown.total * (1 + breakdown.margin) - shared
     fewest = max(1, math.ceil(shared / (gpu - own))) if own < gpu else None
     together = int(gpu // (shared * (1 - outside) / layers)) if shared else layers  # blocks that a card holds
-    return Cards(fewest, math.ceil(layers / min(together, layers)) if together else None, own)
+    stages = math.ceil(layers / min(together, layers)) if together else None
+    if stages == 1 and shared + own > gpu:  # the weights would fit, what is left out here does not
+        stages = 2
+    return Cards(fewest, stages, own)

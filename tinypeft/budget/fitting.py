@@ -196,7 +196,10 @@ class Search:
 
     def largest(self, method: Method) -> int:
         """The largest size that fits, 0 for none."""
-        return _largest(lambda size: self.use(method, size), self.most(method)) if self.base_fits(method) else 0
+        most = self.most(method)
+        if not self.base_fits(method):
+            return 0
+        return _largest(lambda size: self.use(method, size), most, min(self.wanted(method), max(1, most)))
 
     def given(self, method: Method) -> int | None:
         """The size that was asked for."""
@@ -212,13 +215,13 @@ class Search:
                        adapter_dtype=self.limits.conditions.get("adapter_dtype", "float32"))
 
 
-def _largest(use: Callable[[int], float], most: int) -> int:
-    """The largest size of 1 to `most` with use(size) <= 1, for a `use` that never falls; 0 for none."""
-    if most < 1 or use(1) > 1:
+def _largest(use: Callable[[int], float], most: int, first: int) -> int:
+    """The largest size of 1 to `most` with use(size) <= 1, 0 for none; `use` never falls. `first` is tried first."""
+    if most < 1 or (use(first) > 1 and use(1) > 1):
         return 0
     if use(most) <= 1:
         return most
-    low, high = 1, most  # the one fits, the other does not
+    low, high = (first, most) if use(first) <= 1 else (1, first)  # the one fits, the other does not
     while high - low > 1:
         # Memory is nearly a straight line in the size: where the chord crosses 1, or next to it, the search mostly ends.
         crossing = low + int((1 - use(low)) / (use(high) - use(low)) * (high - low))
@@ -283,8 +286,9 @@ def _why_most(search: Search, method: Method) -> str:
 def _excess(search: Search, method: Method, size: int) -> str:
     """Which limit a size breaks."""
     limits, most = search.limits, search.limits.trainable_max
-    if search.card_bytes(method, size) > limits.gpu:
-        return f"needs {format_bytes(search.card_bytes(method, size))}; {limits.card}"
+    if (needs := search.card_bytes(method, size)) > limits.gpu:
+        digits = next(n for n in range(2, 12) if n == 11 or format_bytes(needs, n) != format_bytes(limits.gpu, n))
+        return f"needs {format_bytes(needs, digits)}; {limits.card}"
     assert most is not None
     trained = search.breakdown(method, size).trainable
     return f"trains {format_count(trained)} parameters; at most {format_count(int(most))} may be trained"
