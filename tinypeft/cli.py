@@ -155,6 +155,18 @@ def check(
 
 
 @app.command()
+def example(
+    name: Annotated[str | None, typer.Argument(help="Which one, such as lora-forward. Default: a list of all.")] = None,
+    step: Annotated[bool, typer.Option("--step", help="One step at a time: each waits for a guess, or Enter.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
+) -> None:
+    """Compute the worked examples of the documents step by step, and mark where a document goes wrong."""
+    from tinypeft.commands.example import run_example
+
+    run_example(name, output_format=output_format, step=step)
+
+
+@app.command()
 def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
     """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""
     from tinypeft.commands.learn import copy_course

@@ -4,9 +4,9 @@ applications, and QLoRA's 70B model."""
 from __future__ import annotations
 
 import itertools
-import math
 
 from tinypeft.budget import CATALOG, base_parameters, count_parameters, memory, parse_quantity, parse_size
+from tinypeft.budget.cards import cards_needed
 from tinypeft.budget.catalog import adapted
 from tinypeft.claims.examples.engine import Steps, example, shaped, show
 from tinypeft.claims.examples.weights import lora_factors, stored_parts
@@ -82,8 +82,8 @@ def _(steps: Steps) -> str:
     full, grouped = (adapted(name, method).prompt_encoder["default"].embedding.weight for name in ("llama-2-7b", "llama-3-8b"))
     steps.add("The same in Llama-2 7B", shaped(prefix=full), full.size)
     steps.add("The same in Llama-3 8B", shaped(prefix=grouped), grouped.size,
-              note="As wide and as deep, but its query heads share keys and values, and a prefix is made of those: the width in "
-                   "the formula is that of the keys, not the model's.")
+              note="As wide and as deep, but its query heads share keys and values, and a prefix is made of those: the width "
+                   "in the formula is that of the keys, not the model's.")
     return f"The prefix has {total:,} parameters, {show(total / base, '%')} of GPT-2 small."
 
 
@@ -239,18 +239,19 @@ def _(steps: Steps) -> str:
               why=f"The codes alone are more than the card holds. 24 GB are the codes of {2 * card / 1e9:.0f} billion weights, "
                   "with nothing beside them.")
     steps.add("With constants and what stays in 16 bits", f"+ {show(constants, 'GB')} + {show(kept, 'GB')}", total, unit="GB")
+    model = adapted("llama-2-70b", lora(16))
+    factors = lora_factors(model)
+    A, B = factors[0]
     tokens = needed.conditions["tokens"]
     steps.add("While training", f"r=16 on q, k, v and o, one row of {tokens:,} tokens, checkpointing, AdamW", needed.total,
               unit="GB")
-    cards = math.ceil(needed.total / card)
-    steps.add("Cards of 24 GB", f"{show(needed.total, 'GB')} / 24 GB, if they share the model without loss", cards, stated="1",
-              why=f"It takes {cards} of them, among which the model is split, or a larger card.")
-    factors = lora_factors(adapted("llama-2-70b", lora(16)))
-    A, B = factors[0]
+    cards = cards_needed(needed, card, model.config.num_hidden_layers)
+    steps.add("Cards of 24 GB", "weights, gradients, Adam / cards + activations <= 24 GB", cards.sharded, stated="1",
+              why=f"It takes {cards.sharded} of them, among which the model is split, or a larger card.")
     steps.add("Trained at r=16 on q, k, v and o", f"{len(factors)} matrices; of queries {shaped(A=A, B=B)}", attention,
               stated="20M",
               why=f"Nearest to 20M comes one projection in each layer, queries or outputs, with {nearest:,}. All linear layers "
                   f"are {max(counts.values()):,}.")
     steps.add("Share of the model", f"{attention:,} / {base:,}", attention / base, stated="0.03%", follows=20e6 / 70e9)
-    return (f"Llama-2 70B takes {show(total, 'GB')} in NF4 and {show(needed.total, 'GB')} in training: {cards} cards of 24 GB, "
-            f"not one. r=16 on q, k, v and o trains {attention:,} parameters, {show(attention / base, '%')}.")
+    return (f"Llama-2 70B takes {show(total, 'GB')} in NF4 and {show(needed.total, 'GB')} in training: {cards.sharded} cards of "
+            f"24 GB, not one. r=16 on q, k, v and o trains {attention:,} parameters, {show(attention / base, '%')}.")

@@ -49,6 +49,7 @@ class Step:
         why: why they part; "" where they do not.
         note: what else is worth knowing.
         value: ours, itself.
+        unit: the one that ours is shown in.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Step:
     why: str
     note: str
     value: Any
+    unit: str
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, all text but `agrees`, which is null where there is nothing to compare."""
@@ -93,7 +95,7 @@ class Steps(list[Step]):
         mark = self._mark(stated, expected, value, about, follows, why)
         parts = mark in (Mark.PARTS, Mark.AGAIN, Mark.OPEN)
         self.append(Step(text, formula, stated, "" if follows is None else show(follows, unit),
-                         "" if value is None else show(value, unit), mark, why if parts else "", note, value))
+                         "" if value is None else show(value, unit), mark, why if parts else "", note, value, unit))
 
     @property
     def parting(self) -> int | None:

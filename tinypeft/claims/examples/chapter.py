@@ -9,6 +9,7 @@ import numpy as np
 from tinypeft.autograd import Tensor
 from tinypeft.budget import Breakdown, base_parameters, count_parameters, format_bytes, memory, parse_size
 from tinypeft.budget.catalog import adapted
+from tinypeft.budget.planner import largest_size
 from tinypeft.claims.examples.engine import Steps, example, numbers, product, shaped, show
 from tinypeft.claims.examples.weights import lora_factors, stored_parts
 from tinypeft.claims.judge import Range
@@ -44,7 +45,7 @@ def _(steps: Steps) -> str:
 
 # ---- Example 2 ------------------------------------------------------------------------------------------------------
 
-MODEL, CARD, TOKENS = "llama-2-13b", "24GB", 2048
+MODEL, CARD, TOKENS = "llama-2-13b", "24 GB", 2048
 
 
 def cost(r: int, targets: Any = QKVO, adapter_dtype: str = "bfloat16") -> Breakdown:
@@ -58,19 +59,8 @@ def adapter_part(needed: Breakdown) -> float:
 
 
 def largest_rank(targets: Any = QKVO, adapter_dtype: str = "bfloat16") -> int:
-    """The largest rank with which training fits on the card: r fits, r + 1 does not."""
-    card = parse_size(CARD)
-
-    def fits(r: int) -> bool:
-        return cost(r, targets, adapter_dtype).total <= card
-
-    slope = adapter_part(cost(1, targets, adapter_dtype))  # all of it is proportional to r, so that the guess is close
-    r = int((card - cost(1, targets, adapter_dtype).total) / slope)
-    while fits(r + 1):
-        r += 1
-    while not fits(r):
-        r -= 1
-    return r
+    """The largest rank with which training fits on the card."""
+    return largest_size("qlora", MODEL, CARD, target_modules=targets, adapter_dtype=adapter_dtype, tokens=TOKENS, margin=0.0)
 
 
 @example("qlora-budget", "QLoRA of a 13B model in 24 GB", "d", "Worked Examples, Example 2",
@@ -82,8 +72,8 @@ def _(steps: Steps) -> str:
     card, small, large = parse_size(CARD), cost(16), cost(256)
     base, codes, constants, kept = stored_parts(MODEL)
     steps.add("The base in NF4", "codes of 4 bits + constants of the blocks + what stays in 16 bits", base, stated="6.5 GB",
-              why=f"6.5 GB is 13 billion times half a byte. The codes alone are {format_bytes(codes)}; the constants of their "
-                  f"blocks add {format_bytes(constants)}, and embeddings and head, which stay in 16 bits, {format_bytes(kept)}.")
+              why=f"6.5 GB is 13 billion times half a byte. The codes alone are {format_bytes(codes)}, the constants of their "
+                  f"blocks {format_bytes(constants)}, embeddings and head, which stay in 16 bits, {format_bytes(kept)}.")
     steps.add("LoRA, r=16: weights, gradients, Adam", f"{small.trainable:,} x (2 + 2 + 8) bytes", adapter_part(small),
               stated="~0.3 GB", note="On q, k, v and o, in 16 bits; Adam keeps two numbers of 32 bits for each.")
     kept_inputs, tokens_part = small.parts["activations"], small.total - base - adapter_part(small)

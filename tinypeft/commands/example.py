@@ -1,0 +1,181 @@
+"""`tinypeft example`: the documents' worked examples, step by step beside ours, with the step marked where the two part."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from tinypeft.claims.claim import SOURCES
+from tinypeft.claims.examples import EXAMPLES, Example, Mark, Step, known_example
+from tinypeft.claims.questions import Numeric
+from tinypeft.commands.tables import WIDTH
+
+MARGIN = "    "  # under a step's number
+FORMATS = ("table", "markdown", "json")
+SIGNS = {Mark.AGREES: "✓", Mark.ROUNDED: "✓", Mark.PARTS: "✗", Mark.FOLLOWS: "↳", Mark.AGAIN: "✗", Mark.UNSTATED: "·",
+         Mark.OPEN: "?"}
+STYLES = {Mark.AGREES: "green", Mark.ROUNDED: "green", Mark.PARTS: "bold red", Mark.FOLLOWS: "yellow", Mark.AGAIN: "bold red",
+          Mark.UNSTATED: "", Mark.OPEN: "magenta"}
+
+
+def run_example(name: str | None = None, *, output_format: str = "table", step: bool = False) -> list[Example]:
+    """Compute one example and show it, or all, and list them.
+
+    Args:
+        name: of the example; None for a list of all.
+        output_format: table, markdown or json.
+        step: wait for a line of input before each value, a guess or nothing.
+
+    Raises:
+        ValueError: an unknown name or format, or --step where there is nothing to wait for.
+    """
+    if output_format not in FORMATS:
+        raise ValueError(f"unknown format {output_format!r}; there are: {', '.join(FORMATS)}")
+    if step and (name is None or output_format != "table"):
+        raise ValueError("--step goes through one example on the terminal: name it, and leave out --format")
+    if name is None:
+        entries = tqdm(EXAMPLES.values(), desc="computing", unit="example", leave=False, disable=None)
+        found = sorted((work() for work in entries), key=lambda each: each.source)
+        _show_list(found, output_format)
+        return found
+    found = [known_example(name)()]
+    if output_format == "json":
+        print(json.dumps(found[0].to_dict(), indent=2, ensure_ascii=False))
+    elif output_format == "markdown":
+        print(_markdown(found[0]))
+    else:
+        _show(found[0], step)
+    return found
+
+
+# ---- one, on a terminal ---------------------------------------------------------------------------------------------
+
+def _width() -> int:
+    """That of the terminal, but no wider than a line that can be read."""
+    return max(40, min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH))
+
+
+def _console() -> Console:
+    return Console(width=_width(), highlight=False, markup=False, emoji=False)
+
+
+def _print(text: Text | str, style: str = "", margin: str = "") -> None:
+    """A paragraph behind a margin, which its further lines keep free."""
+    lines = textwrap.wrap(str(text), _width(), initial_indent=margin, subsequent_indent=" " * len(margin),
+                          break_long_words=False, break_on_hyphens=False)
+    _console().print(Text("\n".join(lines), style))
+
+
+def _show(example: Example, wait: bool) -> None:
+    _print(example.title, "bold")
+    _print(example.where, "dim")
+    print()
+    _print(example.problem)
+    print()
+    for number, step in enumerate(example.steps, 1):
+        _print(step.text, "bold", f"{number:2}. ")
+        _print(step.formula, margin=MARGIN)
+        if wait and step.value is not None and (guess := _guess()):
+            _print(_reply(step, guess), margin=MARGIN)
+        _values(step)
+    _print(example.conclusion, "bold")
+    print()
+    _print(_outcome(example))
+    _print(f"About its claims: tinypeft check {' '.join(example.claims)}")
+
+
+def _values(step: Step) -> None:
+    """The values under each other, the mark behind ours; then the reasons."""
+    for label, value in (("document states", step.stated), ("its numbers give", step.follows)):
+        if value:
+            _print(value, margin=f"{MARGIN}{label:16}  ")
+    ours, mark = f"{MARGIN}{'we compute':16}  {step.ours or '-'}   ", f"{SIGNS[step.mark]} {step.mark}"
+    _console().print(Text.assemble(ours, (mark, STYLES[step.mark])))
+    for text in filter(None, (step.why, step.note)):
+        _print(text, margin=MARGIN)
+    print()
+
+
+def _outcome(example: Example) -> str:
+    """Where document and computation part, in a sentence."""
+    parting = example.steps.parting
+    return "The document and the computation never part." if parting is None else f"They part at step {parting}."
+
+
+# ---- guesses --------------------------------------------------------------------------------------------------------
+
+def _guess() -> str:
+    """What is typed before a value is shown; "" where the input has come to an end."""
+    try:
+        return input(f"{MARGIN}your guess, or Enter: ").strip()
+    except EOFError:
+        print()
+        return ""
+
+
+def _reply(step: Step, guess: str) -> str:
+    """What a guess is told: by the rules of the practice questions, each number of several by itself."""
+    if isinstance(step.value, bool):
+        return "Right." if guess.lower()[0] == step.ours[0] else "It is not so."
+    several = isinstance(step.value, list)
+    items = re.split(r"[,;\s]+", guess.strip("[]() ")) if several else [guess]
+    values = step.value if several else [step.value]
+    if len(items) != len(values):
+        return f"{len(values)} numbers come out; you gave {len(items)}."
+    try:
+        told = [Numeric(kind="example", topic="", prompt="", answer=value, unit=step.unit).check(item)
+                for item, value in zip(items, values, strict=True)]
+    except ValueError as error:
+        return f"{error}."
+    return next((feedback.message for feedback in told if not feedback.right), "Right.")
+
+
+# ---- lists, Markdown ------------------------------------------------------------------------------------------------
+
+HEADER = ("", "step", "formula, shapes", "document", "follows from it", "computed", "")
+
+
+def _show_list(examples: list[Example], output_format: str) -> None:
+    if output_format == "json":
+        print(json.dumps([each.to_dict() for each in examples], indent=2, ensure_ascii=False))
+        return
+    rows = [(each.name, f"{SOURCES[each.source][0][:3]}, {each.place}", each.title, _parting(each)) for each in examples]
+    if output_format == "markdown":
+        print("\n".join(_rows(("example", "document", "what it computes", "where they part"), rows)) + "\n")
+        return
+    console = _console()
+    table = Table("example", "what it computes", "where they part")
+    table.columns[0].no_wrap = True
+    for name, _, title, parting in rows:
+        table.add_row(name, Text(title), Text(parting, "green" if parting.startswith("✓") else "red"))
+    console.print(table)
+    console.print("tinypeft example NAME shows one; with --step, one step at a time.")
+
+
+def _parting(example: Example) -> str:
+    number = example.steps.parting
+    return "✓ nowhere" if number is None else f"✗ step {number}: {example.steps[number - 1].text}"
+
+
+def _markdown(example: Example) -> str:
+    rows = [(str(number), step.text, step.formula, step.stated, step.follows, step.ours, f"{SIGNS[step.mark]} {step.mark}")
+            for number, step in enumerate(example.steps, 1)]
+    notes = [f"{number}. {' '.join(filter(None, (step.why, step.note)))}" for number, step in enumerate(example.steps, 1)
+             if step.why or step.note]
+    parts = [f"# {example.title}", f"*{example.where}*", example.problem, "\n".join(_rows(HEADER, rows)), "\n".join(notes),
+             f"**{example.conclusion}**", f"{_outcome(example)} The claims: {', '.join(example.claims)}."]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _rows(header: tuple[str, ...], rows: list[Any]) -> Iterator[str]:
+    for cells in (header, (":--",) * len(header), *rows):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
