@@ -130,7 +130,7 @@ def adapted_surnames(r: int | None) -> Adaptation:
 
     The names are the model's own, drawn from it: what it knows best, and no list of names is needed.
     """
-    tokenizer = AutoTokenizer.from_pretrained("tinypeft/surnames")
+    tokenizer: Any = AutoTokenizer.from_pretrained("tinypeft/surnames")
     model: Any = AutoModelForCausalLM.from_pretrained("tinypeft/surnames")
     start = np.full((64, 1), tokenizer.bos_token_id)
     names = [tokenizer.decode(ids, skip_special_tokens=True)
@@ -153,5 +153,6 @@ def adapted_surnames(r: int | None) -> Adaptation:
     else:
         with trained.disable_adapter():
             without = loss(old)
-        deltas = {layer.path: layer.delta_weight("default") for layer in trained.layers()}
+        layers: Any = trained.layers()
+        deltas = {layer.path: layer.delta_weight("default") for layer in layers}
     return Adaptation((first[0], last[0]), (first[1], last[1]), without, deltas)

@@ -1,7 +1,9 @@
 """The 233 claims, a file or several for each document; importing this enters them all."""
 
 from tinypeft.claims.audit import (  # noqa: F401
+    article_adapters,
     article_lora,
+    article_prompts,
     chapter_adapters,
     chapter_examples,
     chapter_prefix,

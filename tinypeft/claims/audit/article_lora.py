@@ -131,14 +131,15 @@ def _() -> Computed:
 
 @claim("a-lora-letter-convention", SHAPES, "shape", "A is the factor of shape (d, r), B the one of (r, k); for d = 768, "
        "k = 3072, r = 8", stated="A d x r, B r x k", expects=((768, 8), (8, 3072)),
-       why="Here as in Hu et al. (2021) A meets the input first, and B, zero at first, comes last; but row vectors make it x A B, "
-           "and column vectors B A x, with both shapes turned over. The blog post of this collection has X B A for row vectors: "
-           "there B comes first, and the letters have changed places.",
+       why="Here as in Hu et al. (2021) A meets the input first, and B, zero at first, comes last; but row vectors make it "
+           "x A B, and column vectors B A x, with both shapes turned over. The blog post of this collection has X B A for row "
+           "vectors: there B comes first, and the letters have changed places.",
        correct="Say whether vectors are rows or columns before quoting shapes, or saying which factor starts at zero.")
 def _() -> Computed:
     layer: Any = get_peft_model(build("gpt2"), lora(8, ["c_fc"])).get_base_model().get_submodule("transformer.h.0.mlp.c_fc")
     first, second = (factor.shape for factor in layer.factors("default"))  # as stored, for column vectors
-    return under({"rows, x A B (this article)": (first[::-1], second[::-1]), "columns, B A x (Hu et al., PEFT)": (first, second),
+    return under({"rows, x A B (this article)": (first[::-1], second[::-1]),
+                  "columns, B A x (Hu et al., PEFT)": (first, second),
                   "rows, X B A (the blog post)": (second[::-1], first[::-1])})
 
 
@@ -163,8 +164,8 @@ def _() -> Computed:
 
 @claim("a-lora-0.1-1pct", "1. LoRA, works exceptionally well", "parameter-count", "LoRA trains 0.1 to 1 % of the parameters",
        stated="0.1-1%", expects=Range(0.001, 0.01), unit="%",
-       why="It depends on the rank and on which matrices are adapted: on Llama-2-7B from {low:.2%} to {high:.2%} here. (How close "
-           "that comes to full fine-tuning is a question of the task, which the article does not name.)",
+       why="It depends on the rank and on which matrices are adapted: on Llama-2-7B from {low:.2%} to {high:.2%} here. (How "
+           "close that comes to full fine-tuning is a question of the task, which the article does not name.)",
        correct="Of a 7B model r=8 on the attention's matrices is {low:.2%}, r=64 on all linear layers {high:.2%}.")
 def _() -> Computed:
     def share(method: LoraConfig) -> float:
