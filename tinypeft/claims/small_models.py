@@ -45,9 +45,10 @@ def as_if_trained(peft_model: PeftModel, seed: int = 0, std: float = 0.3) -> Pef
     return peft_model
 
 
-def base_values(model: CausalLM | PeftModel) -> list[np.ndarray]:
-    """Copies of all frozen arrays: the base's."""
-    return [parameter.data.copy() for parameter in model.parameters() if not parameter.requires_grad]
+def base_values(peft_model: PeftModel) -> np.ndarray:
+    """A copy of all numbers of the base, as they are now, (N,)."""
+    adapters = {id(p) for name in peft_model.peft_config for p in peft_model.parameters_of(name).values()}
+    return np.concatenate([p.data.reshape(-1) for p in peft_model.parameters() if id(p) not in adapters])
 
 
 def largest(difference: Any) -> float:

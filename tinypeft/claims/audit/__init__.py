@@ -7,6 +7,8 @@ from tinypeft.claims.audit import (  # noqa: F401
     chapter_adapters,
     chapter_examples,
     chapter_prefix,
+    chapter_problems,
+    chapter_quiz,
     chapter_table,
     glossary,
     glossary_code,
