@@ -45,8 +45,7 @@ def plot_by_dimension(dimensions: Sequence[int], values: Sequence[float], ylabel
     return Picture(figure, f"{title}. {ylabel}, over dimensions: {told}. {lines}.")
 
 
-def plot_levels(codebooks: Mapping[str, Sequence[float]], density: tuple[Sequence[float], Sequence[float]], title: str
-                ) -> Picture:
+def plot_levels(codebooks: Mapping[str, Sequence[float]], density: tuple[Any, Any], title: str) -> Picture:
     """Draw the values of codebooks as rows of ticks, below the density of the numbers that they stand for.
 
     Args:

@@ -121,7 +121,7 @@ def ranks() -> list[QuizChoice]:
                   f'Two LoRA adapters of rank 8 are combined by add_weighted_adapter(combination_type="linear"): {ask}',
                   "The A's are added up, and so are the B's: one product of rank 8, which contains products of one's B with "
                   "the other's A besides.",
-                  both="ranks-pile-up: No factor here has more than 8 rows; even cat, which stacks the factors, would end at 16.",
+                  both="ranks-pile-up: No factor here has more than 8 rows; even cat, which stacks them, would have 16.",
                   svd='linear-for-cat-of-equals: That is the rank of the true sum, which "cat" keeps. "linear" adds the '
                       "factors, not the products.",
                   dora="sum-is-full: Both factors are thin, and so is what their product can change.",
@@ -141,7 +141,7 @@ def ranks() -> list[QuizChoice]:
 
 
 def _rank(matrix: np.ndarray) -> int:
-    return int(np.linalg.matrix_rank(matrix.astype(np.float64), tol=1e-4 * np.linalg.norm(matrix, 2)))
+    return int(np.linalg.matrix_rank(matrix.astype(np.float64), tol=3e-6 * np.linalg.norm(matrix, 2)))
 
 
 def spectrum() -> list[QuizChoice]:

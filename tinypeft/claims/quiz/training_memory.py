@@ -1,0 +1,261 @@
+"""Objective 3, the whole: what a base takes, what full fine-tuning takes, and which part of a run is the largest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinypeft import viz
+from tinypeft.budget import base_parameters, build, format_bytes
+from tinypeft.budget.breakdown import Breakdown
+from tinypeft.budget.memory import memory
+from tinypeft.claims.questions import Step
+from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.four_bits import INT8, NF4
+from tinypeft.peft import LoraConfig
+from tinypeft.peft.targets import find_targets
+from tinypeft.quant import BitsAndBytesConfig
+from tinypeft.viz.budget import stacked_bars
+
+LORA = LoraConfig(r=16, target_modules="all-linear")
+
+
+def base_memory() -> list[QuizChoice]:
+    """A 70B base in four bits, in eight, and what the codes alone take."""
+    def stored(config: BitsAndBytesConfig) -> float:
+        return memory("llama-2-70b", training=False, quantization=config).parts["base weights"]
+
+    model: Any = build("llama-2-70b")
+    linear = sum(model.get_submodule(path).weight.size for path in find_targets(model, LORA))
+    plain = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    values = {"double": stored(NF4), "plain": stored(plain), "codes": linear / 2, "int8": stored(INT8)}
+    unlike(values)
+    half = format_bytes(base_parameters("llama-2-70b") / 2)
+    given = (f"Llama-2-70B has {base_parameters('llama-2-70b'):,} parameters, {linear:,} of them in its linear layers but the "
+             "head.")
+    ask = "How much memory do its weights take? (Embeddings, head and norms stay in 16 bits; blocks of 64.)"
+    return family(
+        "base-memory", objective=3, topic="qlora", methods=("qlora",), section="07_qlora",
+        hint="Add up codes for the linear layers, constants for their blocks, and two bytes for everything that is not "
+             "quantized",
+        options={name: format_bytes(value) for name, value in values.items()},
+        prompts=[
+            asked("double",
+                  f"{given} It is loaded in NF4 with double quantization. {ask}",
+                  f"Half a byte a parameter would be {half}; constants and what stays in 16 bits add a little over a gigabyte "
+                  "each. It exceeds a card of 24 GB before any training.",
+                  plain="double-quantization-forgotten: That is with a float32 maximum for each block: half a bit a weight "
+                        "instead of an eighth.",
+                  codes="half-a-byte: That is the codes alone, half a byte for each weight of the linear layers. Constants and "
+                        "embeddings are missing.",
+                  int8="byte-for-four-bits: That is a byte for each weight of the linear layers: LLM.int8."),
+            asked("plain",
+                  f"{given} It is loaded in NF4 without double quantization. {ask}",
+                  "A float32 maximum for 64 weights adds an eighth to the codes, several gigabytes here.",
+                  double="double-quantization-assumed: That has the maxima in 8 bits, which saves several gigabytes but has to "
+                         "be switched on.",
+                  codes="half-a-byte: That is the codes alone, without the maxima and without what stays in 16 bits.",
+                  int8="byte-for-four-bits: That is a byte for each weight of the linear layers: LLM.int8."),
+            asked("codes",
+                  f"{given} It is loaded in NF4. How much memory do the four-bit codes take, without constants and without "
+                  "what is not quantized?",
+                  "Half a byte for each weight of a linear layer: less than half a byte for each parameter, since embeddings "
+                  "and head are not quantized.",
+                  double="total-for-codes: That is everything, with constants and with embeddings and head in 16 bits.",
+                  plain="total-with-float-constants: That is everything, with float32 maxima.",
+                  int8="byte-for-four-bits: That is with a whole byte for a code."),
+            asked("int8",
+                  f"{given} It is loaded with load_in_8bit=True. {ask}",
+                  "A byte for each weight of the linear layers, a float32 maximum for each of their rows, and two bytes for "
+                  "the rest.",
+                  double="eight-bits-for-four: That is NF4 with double quantization, half as much.",
+                  plain="eight-bits-for-four-plain: That is NF4 with float32 maxima.",
+                  codes="nibbles-for-bytes: That is half a byte for each weight: four bits."),
+        ])
+
+
+def full_memory() -> list[QuizChoice]:
+    """Bytes a parameter in full fine-tuning: Adam or SGD, with or without master weights."""
+    model = "llama-2-7b"
+
+    def needed(optimizer: str, master: bool) -> float:
+        parts = memory(model, optimizer=optimizer, master_weights=master).parts
+        return sum(parts[name] for name in ("base weights", "master weights", "gradients", "optimizer states"))
+
+    values = {"adam_master": needed("adamw", True), "adam": needed("adamw", False),
+              "sgd_master": needed("sgd", True), "sgd": needed("sgd", False)}
+    unlike(values)
+    count = base_parameters(model)
+    each = {name: f"{value / count:.0f}" for name, value in values.items()}
+    given = f"All {count:,} parameters of Llama-2-7B are trained, with weights and gradients in bfloat16."
+    ask = "How much memory do weights, gradients and optimizer states take? (Activations are not asked for.)"
+
+    def step(name: str, formula: str) -> tuple[Step, ...]:
+        return (Step("bytes a parameter", formula, each[name]),
+                Step("times the parameters", f"{each[name]} x {count:,}", format_bytes(values[name])))
+
+    return family(
+        "full-memory", objective=3, topic="full fine-tuning", methods=("full fine-tuning",), section="03_full_finetuning",
+        hint="Count the bytes of one parameter: weight, gradient, float32 copy if there is one, states of the optimizer",
+        options={name: format_bytes(value, 1) for name, value in values.items()},
+        prompts=[
+            asked("adam_master",
+                  f"{given} The optimizer is Adam with float32 states, and float32 master weights are kept, as in mixed "
+                  f"precision. {ask}",
+                  f"{each['adam_master']} bytes a parameter. Updates are too small for bfloat16, so a float32 copy of the "
+                  "weights takes them.",
+                  adam="master-weights-forgotten: The float32 copy is missing, four bytes a parameter.",
+                  sgd_master="adam-without-states: Adam's two running means are missing, eight bytes a parameter.",
+                  sgd="weights-and-gradients: That is weights and gradients alone.",
+                  steps=step("adam_master", "2 + 2 + 4 + 4 + 4")),
+            asked("adam",
+                  f"{given} The optimizer is Adam with float32 states; there are no master weights. {ask}",
+                  f"{each['adam']} bytes a parameter: both running means in float32 take more than weights and gradients "
+                  "together.",
+                  adam_master="master-weights-assumed: That has a float32 copy of the weights besides.",
+                  sgd_master="one-running-mean: Adam keeps two running means, of the gradient and of its square.",
+                  sgd="weights-and-gradients: That is weights and gradients alone.",
+                  steps=step("adam", "2 + 2 + 4 + 4")),
+            asked("sgd_master",
+                  f"{given} The optimizer is SGD without momentum, and float32 master weights are kept. {ask}",
+                  f"{each['sgd_master']} bytes a parameter: no states at all, but the float32 copy.",
+                  adam_master="adam-for-sgd: That has Adam's two running means besides.",
+                  adam="states-for-masters: Adam without master weights takes that much; SGD has no states.",
+                  sgd="master-weights-forgotten: The float32 copy is missing, four bytes a parameter.",
+                  steps=step("sgd_master", "2 + 2 + 4")),
+            asked("sgd",
+                  f"{given} The optimizer is SGD without momentum; there are no master weights. {ask}",
+                  f"{each['sgd']} bytes a parameter, the least that training all of them can take.",
+                  adam_master="mixed-precision-adam: That is Adam in mixed precision: 16 bytes a parameter is a habit, not a "
+                              "law.",
+                  adam="adam-for-sgd: That has Adam's two running means.",
+                  sgd_master="master-weights-assumed: That has a float32 copy of the weights.",
+                  steps=step("sgd", "2 + 2")),
+        ])
+
+
+def largest_part() -> list[QuizChoice]:
+    """Which part of a run takes most."""
+    runs: dict[str, tuple[str, Breakdown]] = {
+        "qlora": ("Llama-2-7B, QLoRA with r=16 on all linear layers, 1 row of 2,048 tokens, gradient checkpointing",
+                  memory("llama-2-7b", LORA, quantization=NF4)),
+        "kept": ("Llama-2-7B, QLoRA with r=16 on all linear layers, 4 rows of 2,048 tokens, no gradient checkpointing",
+                 memory("llama-2-7b", LORA, quantization=NF4, batch=4, checkpointing=False)),
+        "full": ("Llama-2-7B, full fine-tuning with Adam, 1 row of 2,048 tokens, gradient checkpointing", memory("llama-2-7b")),
+        "vocabulary": (f"Llama-3-8B with its vocabulary of {build('llama-3-8b').config.vocab_size:,}, QLoRA with r=16 on all "
+                       "linear layers, 8 rows of 2,048 tokens, gradient checkpointing",
+                       memory("llama-3-8b", LORA, quantization=NF4, batch=8)),
+    }
+    options = {"base_weights": "the base's weights", "activations": "activations kept for the backward pass",
+               "optimizer_states": "states of the optimizer", "logits_and_loss": "logits and what the loss makes of them"}
+
+    def largest(name: str) -> str:
+        return max(runs[name][1].table(), key=lambda row: row[1])[0].replace(" ", "_")
+
+    def said(name: str) -> str:
+        rows = sorted(runs[name][1].table(), key=lambda row: -row[1])[:4]
+        return "The largest parts: " + ", ".join(f"{part} {format_bytes(size)}" for part, size, _ in rows) + "."
+
+    ask = "Which part of the memory is the largest?"
+    return family(
+        "largest-part", objective=3, topic="memory", methods=("qlora",), section="07_qlora", options=options,
+        hint="Weights and states grow with the parameters, activations with tokens x width x layers, logits with tokens x "
+             "vocabulary",
+        prompts=[
+            asked(largest("qlora"),
+                  f"{runs['qlora'][0]}. {ask}",
+                  f"{said('qlora')} What is trained is small, and so is what is kept of one row.",
+                  activations="activations-rule: Without checkpointing they might; with it only the input of each layer is "
+                              "kept.",
+                  optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share.",
+                  logits_and_loss="small-vocabulary: One row with a vocabulary of 32,000 takes "
+                                  f"{format_bytes(runs['qlora'][1].parts['logits and loss'])}."),
+            asked(largest("kept"),
+                  f"{runs['kept'][0]}. {ask}",
+                  f"{said('kept')} Four bits shrink the weights, not what each layer keeps of each token.",
+                  base_weights="four-bits-shrink-all: With so many tokens the weights, in four bits, are a small part.",
+                  optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share.",
+                  logits_and_loss="logits-rule: They are kept once, at the end; what a layer keeps, every layer keeps."),
+            asked(largest("full"),
+                  f"{runs['full'][0]}. {ask}",
+                  f"{said('full')} Two float32 numbers for each parameter are four times its weight in 16 bits.",
+                  base_weights="weights-rule: Each parameter has two bytes of weight and eight bytes of states.",
+                  activations="activations-rule: One row with checkpointing keeps little beside what every parameter needs.",
+                  logits_and_loss="logits-rule: One row of logits takes "
+                                  f"{format_bytes(runs['full'][1].parts['logits and loss'])}.",
+                  methods=("full fine-tuning",)),
+            asked(largest("vocabulary"),
+                  f"{runs['vocabulary'][0]}. {ask}",
+                  f"{said('vocabulary')} Each token has a logit for each word of the vocabulary, in 16 bits, again in float32, "
+                  "and a gradient.",
+                  base_weights="weights-rule: In four bits they are a few gigabytes, whatever the batch; the logits grow with "
+                               "it.",
+                  activations="activations-rule: Checkpointing leaves them small: the width is a thirtieth of this "
+                              "vocabulary.",
+                  optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share."),
+        ])
+
+
+def bars() -> list[QuizChoice]:
+    """Whose bar is it? Four runs, drawn."""
+    run: dict[str, Any] = {"batch": 4, "tokens": 2048}
+    found = {"full": memory("llama-2-7b", **run), "lora": memory("llama-2-7b", LORA, **run),
+             "qlora": memory("llama-2-7b", LORA, quantization=NF4, **run),
+             "kept": memory("llama-2-7b", LORA, quantization=NF4, checkpointing=False, **run)}
+
+    def parts(name: str) -> dict[str, list[float]]:
+        size = found[name].parts
+        groups = {"weights": ("base weights", "adapter weights", "master weights"), "gradients and "
+                                                                                    "states": ("gradients", "optimizer states"),
+                  "activations": ("activations", "recomputed block"), "logits and loss": ("logits and loss",)}
+        return {group: [sum(size[part] for part in names)] for group, names in groups.items()}
+
+    def draw(name: str) -> viz.Picture:
+        return stacked_bars(["a run"], parts(name), title="Llama-2-7B, 4 rows of 2,048 tokens")
+
+    def told(name: str) -> str:
+        return ", ".join(f"{group} {format_bytes(size)}" for group, (size,) in parts(name).items())
+
+    ask = ("Llama-2-7B is trained on 4 rows of 2,048 tokens, with Adam. Which run does the bar show? (LoRA: r=16 on all linear "
+           "layers.)")
+    return family(
+        "bars", objective=3, topic="memory", methods=("lora", "qlora", "full fine-tuning"), section="07_qlora",
+        hint="Look at the weights first, two bytes or half a byte a parameter or more; then at what grows with the tokens",
+        options={"full": "full fine-tuning, with gradient checkpointing", "lora": "LoRA on a 16-bit base, with gradient "
+                                                                                  "checkpointing",
+                 "qlora": "QLoRA, with gradient checkpointing", "kept": "QLoRA, without gradient checkpointing"},
+        prompts=[
+            asked("full",
+                  f"Figure 1. {ask}",
+                  f"Gradients and states for every parameter, and a float32 copy among the weights: {told('full')}.",
+                  lora="frozen-needs-states: A frozen base needs no gradients and no states; those of the adapter would hardly "
+                       "be seen.",
+                  qlora="weights-in-four-bits: The weights are far more than half a byte a parameter.",
+                  kept="states-for-activations: Without checkpointing it is the activations that would be long.",
+                  draw=lambda: draw("full")),
+            asked("lora",
+                  f"Figure 2. {ask}",
+                  f"Two bytes a parameter of weights, and little else: {told('lora')}.",
+                  full="no-states-seen: Then gradients and states would be the longest part.",
+                  qlora="weights-in-four-bits: In NF4 the weights would be a third as long.",
+                  kept="checkpoints-unseen: Without checkpointing the activations would be the longest part.",
+                  draw=lambda: draw("lora")),
+            asked("qlora",
+                  f"Figure 3. {ask}",
+                  f"Little more than half a byte a parameter of weights, so that tokens show beside them: {told('qlora')}.",
+                  full="no-states-seen: Then gradients and states would be the longest part.",
+                  lora="weights-in-sixteen-bits: In 16 bits the weights would be three times as long.",
+                  kept="checkpoints-unseen: Without checkpointing the activations would be the longest part.",
+                  draw=lambda: draw("qlora")),
+            asked("kept",
+                  f"Figure 4. {ask}",
+                  f"Four bits make the weights small, and do nothing for what each layer keeps: {told('kept')}.",
+                  full="activations-for-states: Full fine-tuning has its longest part in gradients and states.",
+                  lora="weights-in-sixteen-bits: In 16 bits the weights would be three times as long, and with checkpointing "
+                       "the activations short.",
+                  qlora="four-bits-shrink-all: With checkpointing only the input of each layer is kept, and the activations "
+                        "are short.",
+                  draw=lambda: draw("kept")),
+        ])
+
+
+FAMILIES = (base_memory, full_memory, largest_part, bars)
