@@ -12,6 +12,7 @@ from tinypeft.claims.audit import (  # noqa: F401
     chapter_table,
     glossary,
     glossary_code,
+    glossary_practice,
 )
 from tinypeft.claims.claim import CLAIMS
 
