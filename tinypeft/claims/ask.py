@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinypeft import viz
-from tinypeft.claims.questions import Choice, Feedback, Matching, Ordering, Question, Step
+from tinypeft.claims.questions import Choice, Feedback, Matching, Numeric, Ordering, Question, Step
 
 WORDS = ("hint", "skip", "quit")
 LETTERS = "ABCDEFGHIJ"
@@ -150,7 +150,9 @@ class Session:
 def full_text(question: Question) -> str:
     """The prompt, the options or lines under it, and how to answer."""
     listed, how = listed_answers(question), ""
-    if isinstance(question, Choice):
+    if isinstance(question, Numeric) and question.tolerance < 0.003:
+        how = "Give all digits: about right is not enough here."
+    elif isinstance(question, Choice):
         how = "Answer with a letter."
     elif isinstance(question, Ordering):
         letters = LETTERS[:len(question.lines)]
