@@ -151,8 +151,8 @@ def largest_size(method: str, model: str | CausalLM, gpu: str | float, **options
     Raises:
         ValueError: as `plan`; or the method has no size, or the model cannot be trained this way.
 
-    >>> largest_size("qlora", "smollm2-135m", "1GB", tokens=512)
-    171
+    >>> largest_size("prefix", "gpt2", "8GB", tokens=1000)
+    24
     """
     found = find_method(method)
     if not found.size_name:
@@ -173,7 +173,7 @@ def largest_model(method: str | None, gpu: str | float, **options: Any) -> str |
     Returns:
         Its name in the catalog; None if none fits.
 
-    >>> largest_model("qlora", "24GB"), largest_model("full", "24GB")
+    >>> largest_model("qlora", "24GB"), largest_model("full", "24GB", tokens=1024)
     ('llama-2-13b', 'gpt2-large')
     """
     return _largest_model(list(METHODS.values()) if method is None else [find_method(method)], gpu, options)
