@@ -101,12 +101,13 @@ def _() -> Computed:
 
 
 @claim("d-adapter-33m", COUNT, "parameter-count", "d = 4096, r = 64, L = 32 gives about 33M", stated="~33M", about=0.02,
-       why="{weights:,}, which rounds to 34M; with the biases {both:,}. Of Llama-2-7B that is {share:.2%}.",
-       correct="33.6M, or 33.8M with the biases")
+       why="{weights:,}, which rounds to {rounded:.0f}M; with the biases {both:,}. Of Llama-2-7B that is {share:.2%}.",
+       correct="{weights:,}, or {both:,} with the biases")
 def _() -> Computed:
     weights, biases = weights_and_biases()
     counts = count_parameters("llama-2-7b", R64)
-    return computed(weights, weights=weights, both=weights + biases, share=counts.trainable / base_parameters("llama-2-7b"))
+    return computed(weights, weights=weights, rounded=weights / 1e6, both=weights + biases,
+                    share=counts.trainable / base_parameters("llama-2-7b"))
 
 
 @claim("d-adapter-latency", TRADEOFF, "property", "adapters make inference 1 to 3 % slower", stated="~1-3%",

@@ -58,7 +58,7 @@ def _() -> Computed:
 @claim("d-prefix-490k", COUNT, "parameter-count", "GPT-2 medium with p = 10 trains 2pdL parameters", stated="~490K", about=0.02,
        why="2 · 10 · 1024 · 24 = {count:,}, {share:.3%} of the model. The paper trains a small network that makes the prefix, "
            "and drops it afterwards: while training it has more.",
-       correct="491,520")
+       correct="{count:,}")
 def _() -> Computed:
     count = count_parameters("gpt2-medium", PrefixTuningConfig(num_virtual_tokens=10)).trainable
     return computed(count, count=count, share=count / base_parameters("gpt2-medium"))

@@ -56,8 +56,8 @@ def _() -> Computed:
 
 @claim("d-p2-step0", P2, "statement", "full fine-tuning, unlike LoRA, may have forgotten at step 0",
        stated="Unlike full fine-tuning", expects=Range(low=1e-12),
-       why="Before its first step full fine-tuning is the pretrained model too: the logits differ by nothing, as with LoRA. What "
-           "can start elsewhere is a module put in at random: LoRA with a random B is off by {random:.2g}.",
+       why="Before its first step full fine-tuning is the pretrained model too: the logits differ by nothing, as with LoRA. "
+           "What can start elsewhere is a module put in at random: LoRA with a random B is off by {random:.2g}.",
        correct="At step 0 both are the pretrained model; what may differ is the way from there")
 def _() -> Computed:
     base, model = logits(small_llama()), small_llama().requires_grad_().train(seed=0)

@@ -1,0 +1,100 @@
+"""Claims of "20-09 — Parameter-Efficient Fine-Tuning", the summary and the key terms, and what they repeat."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from tinypeft.budget import Breakdown, format_bytes, memory
+from tinypeft.claims.audit.chapter_problem_3 import GB, TRAINING, qlora_70b
+from tinypeft.claims.claim import Range, claim, editorial
+from tinypeft.claims.judge import Computed, Verdict, under
+from tinypeft.claims.settings import lora
+
+SUMMARY, TERMS = "Summary, point ", "Key Terms"
+
+
+@functools.lru_cache(maxsize=4)
+def full(model: str) -> Breakdown:
+    """Training everything in 16 bits, with float32 AdamW and master weights; a row of 2,048 tokens."""
+    return memory(model)
+
+
+def before_activations(budget: Breakdown) -> float:
+    """Weights, gradients and optimizer states."""
+    return sum(budget.parts[name] for name in ("base weights", "master weights", "gradients", "optimizer states"))
+
+
+@claim("d-sum-fullprec", SUMMARY + "3", "statement", "QLoRA trains the adapters in full precision, 4 bytes a number",
+       stated="full precision", expects="4 bytes",
+       why="Its own table has 0.17 GB for r = 64, which is {count:,} parameters of 2 bytes, and section 3 says BF16/FP16, as "
+           "does QLoRA's paper. The Key Terms repeat it. (peft does make adapters 32 bits wide unless told otherwise.)",
+       correct="The adapters are in 16 bits, BF16 in the paper")
+def _() -> Computed:
+    count = qlora_70b().trainable
+    return under({"its 0.17 GB, for each parameter": 0.17 * GB / count}, count=count)
+
+
+@claim("d-sum-consumer", SUMMARY + "3", "memory", "QLoRA fine-tunes 70B on a consumer GPU, of 24 GB", stated="24GB",
+       expects=Range(high=24 * GB), unit="GB",
+       why="The 4-bit weights alone are {base}. Split evenly over cards of 24 GB it takes at least {cards} of them.",
+       correct="One card of 48 GB or more, or {cards} of 24 GB that share the model")
+def _() -> Computed:
+    budget = qlora_70b()
+    return under({"r=64 on q, 2,048 tokens": budget.total}, base=format_bytes(budget.parts["base weights"]),
+                 cards=math.ceil(budget.total / (24 * GB)))
+
+
+@claim("d-sum-23x", SUMMARY + "3", "memory", "QLoRA needs 23 times less memory than full fine-tuning", stated="~23x",
+       why="840 by 36 from its table; its own Problem 3 has 38.5. Like for like, with master weights on one side and all of "
+           "QLoRA's parts on the other, 70B goes from {before} to {after}.",
+       correct="About {factor:.0f}x")
+def _() -> Computed:
+    before, after = full("llama-2-70b").total, qlora_70b().total
+    return under({"its 840 and 36 GB": 840 / 36, "its 840 and 38.5 GB": 840 / 38.5, "both computed": before / after},
+                 before=format_bytes(before), after=format_bytes(after), factor=before / after)
+
+
+editorial("d-adapter-dtype", "Section 3, LoRA adapters BA", "statement", "QLoRA's adapters are stored and trained in 16 bits",
+          Verdict.CONFIRMED, stated="BF16/FP16",
+          reference="Dettmers et al. 2023, 2305.14314, section 3: \"we only compute weight gradients for the LoRA parameters "
+                    "which use 16-bit BrainFloat\"",
+          why="That is how QLoRA's paper defines it. It is a choice: peft makes adapters 32 bits wide unless told otherwise.")
+
+
+@claim("d-fp-110", TRAINING + ", compared with full fine-tuning", "memory", "full fine-tuning of 70B needs 840 GB, 11 cards of "
+       "80 GB", stated="840 GB",
+       why="16-bit weights are too coarse to add small updates to, so a float32 copy is trained: {each:.0f} bytes a parameter "
+           "instead of 12. That is {cards} cards, before any activations.",
+       correct="{nominal} for 70 billion parameters, {real} for Llama-2-70B")
+def _() -> Computed:
+    budget = full("llama-2-70b")
+    each = before_activations(budget) / budget.trainable
+    return under({"70 billion parameters": 70e9 * each, "Llama-2-70B": before_activations(budget)}, each=each,
+                 cards=math.ceil(70e9 * each / (80 * GB)), nominal=format_bytes(70e9 * each),
+                 real=format_bytes(before_activations(budget)))
+
+
+@claim("d-sum-tens", SUMMARY + "1", "memory", "freezing the base brings memory from hundreds of GB down to tens",
+       stated="from hundreds of GB to tens", expects=Range(10 * GB, 100 * GB), unit="GB",
+       why="Full fine-tuning needs {large} for 70B and {small} for 13B. Freezing is enough for 13B. For 70B the 16-bit base "
+           "alone is more than tens; there it takes the 4 bits of QLoRA too.",
+       correct="Freezing removes gradients and optimizer states; the base itself shrinks by quantization only")
+def _() -> Computed:
+    unquantized = {f"{size}, LoRA over 16 bits": memory(model, lora(16), adapter_dtype="bfloat16").total
+                   for size, model in (("13B", "llama-2-13b"), ("70B", "llama-2-70b"))}
+    return under({**unquantized, "70B, QLoRA": qlora_70b().total}, large=format_bytes(full("llama-2-70b").total),
+                 small=format_bytes(full("llama-2-13b").total))
+
+
+editorial("d-term-intrinsic", TERMS + ", intrinsic dimension", "statement", "the intrinsic dimension is the number of "
+          "parameters that good performance takes at least", Verdict.DEPENDS, stated="minimum number of parameters",
+          reference="Li et al. 2018, 1804.08838, and Aghajanyan et al. 2020, 2012.13255: the smallest dimension of a random "
+                    "subspace in which training reaches 90 % of full training's score, d90",
+          why="What is good, and which parameters, is left open. The definition has a threshold, usually 90 %, and counts the "
+              "dimensions of a random subspace of all weights; another threshold is another number.",
+          correct="The smallest dimension of a random subspace that reaches a given share, usually 90 %, of full fine-tuning")
+
+editorial("d-pitfalls-empty", "Pitfalls", "statement", "there is a section of pitfalls", Verdict.MEANINGLESS, stated="empty",
+          reference="the document itself: nothing stands between the headings \"Pitfalls\" and \"Key Terms\"",
+          why="The heading has no text under it, though a question of the quiz asks for a pitfall.")
