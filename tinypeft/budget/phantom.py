@@ -210,58 +210,6 @@ class Phantom:
             raise NotImplementedError(f"np.{function.__name__} is not known for arrays without values")
         return FUNCTIONS[function](*args, **kwargs)
 
-    def __neg__(self) -> Phantom:
-        return self if _is_temporary(sys.getrefcount(self), self) else np.negative(self)
-
-    def __invert__(self) -> Phantom:
-        return np.invert(self)
-
-    def __pow__(self, exponent: Any) -> Phantom:
-        return np.power(self, exponent)
-
-    def __matmul__(self, other: Any) -> Phantom:
-        return np.matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Phantom:
-        return np.matmul(other, self)
-
-
-def _operators() -> None:
-    """a + b and its like, which reuse the array of a, or of b where the two may change places, if it is a temporary result."""
-    def reuses(x: Phantom, other: Any) -> bool:
-        return getattr(other, "shape", ()) in ((), x.shape) and getattr(other, "dtype", x.dtype).itemsize <= x.dtype.itemsize
-
-    def plain(ufunc: Any) -> Any:
-        def operator(self: Phantom, other: Any) -> Any:
-            if _is_temporary(sys.getrefcount(self), self) and reuses(self, other):
-                return self
-            if ufunc in (np.add, np.multiply) and isinstance(other, Phantom) and reuses(other, self) and _is_temporary(
-                    sys.getrefcount(other), other):
-                return other
-            return ufunc(self, other)
-        return operator
-
-    def reflected(ufunc: Any) -> Any:
-        def operator(self: Phantom, other: Any) -> Any:
-            if ufunc in (np.add, np.multiply) and _is_temporary(sys.getrefcount(self), self) and reuses(self, other):
-                return self
-            return ufunc(other, self)
-        return operator
-
-    def same(self: Phantom, other: Any) -> Phantom:
-        return self
-
-    def comparison(ufunc: Any) -> Any:
-        return lambda self, other: ufunc(self, other)
-
-    for name, ufunc in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("truediv", np.true_divide)):
-        setattr(Phantom, f"__{name}__", plain(ufunc))
-        setattr(Phantom, f"__r{name}__", reflected(ufunc))
-        setattr(Phantom, f"__i{name}__", same)
-    for name, ufunc in (("lt", np.less), ("le", np.less_equal), ("gt", np.greater), ("ge", np.greater_equal),
-                        ("and", np.bitwise_and)):
-        setattr(Phantom, f"__{name}__", comparison(ufunc))
-
 
 class _Probe:
     def __add__(self, other: Any) -> int:
@@ -271,8 +219,41 @@ class _Probe:
 _TEMPORARY = _Probe() + 0  # references to an array that only the expression itself holds
 
 
-def _is_temporary(references: int, x: Phantom) -> bool:
-    return references <= _TEMPORARY and x.base is None and x.nbytes >= _REUSED
+def _reusable(references: int, x: Phantom, other: Any) -> bool:
+    """Whether NumPy computes an operation of x and another array in the place of x."""
+    return (references <= _TEMPORARY and x.base is None and x.nbytes >= _REUSED
+            and (other is None or (getattr(other, "shape", None) == x.shape and other.dtype == x.dtype)))
+
+
+def _operators() -> None:
+    """a + b and its like; the result takes the place of a, or of b where the two may change places, if that is temporary."""
+    def arithmetic(ufunc: np.ufunc) -> Any:
+        def operator(self: Phantom, other: Any) -> Any:
+            if _reusable(sys.getrefcount(self), self, other):
+                return self
+            if ufunc in (np.add, np.multiply) and isinstance(other, Phantom) and _reusable(sys.getrefcount(other), other, self):
+                return other
+            return ufunc(self, other)
+        return operator
+
+    def negative(self: Phantom) -> Phantom:
+        return self if _reusable(sys.getrefcount(self), self, None) else np.negative(self)
+
+    def plain(ufunc: np.ufunc) -> Any:
+        return lambda self, *other: ufunc(self, *other)
+
+    def reflected(ufunc: np.ufunc) -> Any:
+        return lambda self, other: ufunc(other, self)
+
+    operators: dict[str, Any] = {"neg": negative, "invert": plain(np.invert)}
+    for name, ufunc in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("truediv", np.true_divide)):
+        operators |= {name: arithmetic(ufunc), f"r{name}": reflected(ufunc), f"i{name}": lambda self, other: self}
+    for name, ufunc in (("lt", np.less), ("le", np.less_equal), ("gt", np.greater), ("ge", np.greater_equal),
+                        ("and", np.bitwise_and), ("pow", np.power), ("matmul", np.matmul)):
+        operators[name] = plain(ufunc)
+    operators["rmatmul"] = reflected(np.matmul)
+    for name, operator in operators.items():
+        setattr(Phantom, f"__{name}__", operator)
 
 
 _operators()
