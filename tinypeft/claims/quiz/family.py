@@ -70,7 +70,7 @@ class Asked:
     methods: tuple[str, ...] = ()
 
 
-def asked(key: str, prompt: str, why: str, *, steps: Sequence[Step] = (), draw: Callable[[], Any] | None = None,
+def asked(key: str, prompt: str, why: str, /, *, steps: Sequence[Step] = (), draw: Callable[[], Any] | None = None,
           methods: tuple[str, ...] = (), **wrong: str) -> Asked:
     """A prompt as the tables write it; `wrong` is option = "misconception: what is wrong with it here"."""
     def split(text: str) -> tuple[str, str]:

@@ -54,7 +54,7 @@ def bits() -> list[QuizChoice]:
                   plain="double-quantization-forgotten: That has a float32 maximum for each block: 32 / 64 = half a bit.",
                   wide="constants-halved: Double quantization stores the maxima in 8 bits, a quarter of 32, not a half.",
                   wide_double="block-size: That is for blocks of 128, whose constants cost half as much.",
-                  steps=(Step("codes, 8-bit maxima, maxima of maxima", "4 + 8/64 + 32/(64 x 256)", f"{values['double']:.3f}"),)),
+                  steps=(Step("codes, maxima, their maxima", "4 + 8/64 + 32/(64 x 256)", f"{values['double']:.3f}"),)),
             asked("plain",
                   f"Weights are stored in NF4 in blocks of 64, without double quantization. {ask}",
                   "A float32 maximum for 64 weights is half a bit for each: four-bit weights take an eighth more than four "
@@ -78,7 +78,7 @@ def bits() -> list[QuizChoice]:
                   plain="neither-saving: That has 32 bits for 64 weights.",
                   double="block-size: That is for blocks of 64: 8 / 64 is an eighth of a bit.",
                   wide="double-quantization-forgotten: That has float32 maxima.",
-                  steps=(Step("codes, 8-bit maxima, maxima of maxima", "4 + 8/128 + 32/(128 x 256)", f"{values['wide_double']:.3f}"),)),
+                  steps=(Step("codes, maxima, their maxima", "4 + 8/128 + 32/(128 x 256)", f"{values['wide_double']:.3f}"),)),
         ])
 
 
@@ -87,9 +87,9 @@ def _codebooks() -> tuple[ScaledValues, dict[str, tuple[np.ndarray, np.ndarray |
     """What a codebook sees of normal weights in blocks of 64; and codebooks with the boundaries of their regions."""
     from scipy.stats import norm
 
-    seen = ScaledValues.of_distribution(norm, points=2000)
+    seen = ScaledValues.of_distribution(norm, points=1000)
     return seen, {"NF4": (get_4bit_type("nf4"), None), "int4": (get_4bit_type("int4"), None),
-                  "Lloyd-Max": (lloyd_max(seen, iterations=300), None), "equal mass": equal_mass(seen)}
+                  "Lloyd-Max": (lloyd_max(seen, iterations=200), None), "equal mass": equal_mass(seen)}
 
 
 def _draw_codebooks() -> viz.Picture:

@@ -97,4 +97,22 @@ def multiplications(model: CausalLM | PeftModel, training: bool, checkpointing: 
     return count
 
 
+def first_attention(config: PeftConfig, tokens: int) -> np.ndarray:
+    """Attention weights of the first layer's first head, (queries, keys), for a text of so many tokens and a new adapter."""
+    seen: list[Any] = []
+
+    def observer(when: str, direction: str, name: str, arrays: Any) -> None:
+        if (when, direction, name) == ("before", "forward", "attention"):
+            seen.append(arrays)
+
+    model = get_peft_model(bundled(), config)
+    with observe(observer), no_grad():
+        model.eval()(IDS[:1, :tokens])
+    q, k = (x[0, :, 0] for x in seen[0][:2])  # (B, T, h, head_dim) and (B, S, h_kv, head_dim)
+    scores = q @ k.T / np.sqrt(q.shape[-1])
+    scores += np.where(np.tri(len(q), len(k), len(k) - len(q)) > 0, 0, -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"Adam": AdamW, "SGD": SGD}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tinypeft import viz
@@ -133,13 +134,19 @@ def full_memory() -> list[QuizChoice]:
         ])
 
 
+@functools.cache
+def _qlora(checkpointing: bool) -> Breakdown:
+    """Llama-2-7B on 4 rows of 2,048 tokens."""
+    return memory("llama-2-7b", LORA, quantization=NF4, batch=4, tokens=2048, checkpointing=checkpointing)
+
+
 def largest_part() -> list[QuizChoice]:
     """Which part of a run takes most."""
     runs: dict[str, tuple[str, Breakdown]] = {
-        "qlora": ("Llama-2-7B, QLoRA with r=16 on all linear layers, 1 row of 2,048 tokens, gradient checkpointing",
-                  memory("llama-2-7b", LORA, quantization=NF4)),
+        "qlora": ("Llama-2-7B, QLoRA with r=16 on all linear layers, 4 rows of 2,048 tokens, gradient checkpointing",
+                  _qlora(True)),
         "kept": ("Llama-2-7B, QLoRA with r=16 on all linear layers, 4 rows of 2,048 tokens, no gradient checkpointing",
-                 memory("llama-2-7b", LORA, quantization=NF4, batch=4, checkpointing=False)),
+                 _qlora(False)),
         "full": ("Llama-2-7B, full fine-tuning with Adam, 1 row of 2,048 tokens, gradient checkpointing", memory("llama-2-7b")),
         "vocabulary": (f"Llama-3-8B with its vocabulary of {build('llama-3-8b').config.vocab_size:,}, QLoRA with r=16 on all "
                        "linear layers, 8 rows of 2,048 tokens, gradient checkpointing",
@@ -163,11 +170,11 @@ def largest_part() -> list[QuizChoice]:
         prompts=[
             asked(largest("qlora"),
                   f"{runs['qlora'][0]}. {ask}",
-                  f"{said('qlora')} What is trained is small, and so is what is kept of one row.",
+                  f"{said('qlora')} What is trained is small, and so is what is kept of each token.",
                   activations="activations-rule: Without checkpointing they might; with it only the input of each layer is "
                               "kept.",
                   optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share.",
-                  logits_and_loss="small-vocabulary: One row with a vocabulary of 32,000 takes "
+                  logits_and_loss="small-vocabulary: Four rows of logits over a vocabulary of 32,000 words take "
                                   f"{format_bytes(runs['qlora'][1].parts['logits and loss'])}."),
             asked(largest("kept"),
                   f"{runs['kept'][0]}. {ask}",
@@ -189,8 +196,8 @@ def largest_part() -> list[QuizChoice]:
                   "and a gradient.",
                   base_weights="weights-rule: In four bits they are a few gigabytes, whatever the batch; the logits grow with "
                                "it.",
-                  activations="activations-rule: Checkpointing leaves them small: the width is a thirtieth of this "
-                              "vocabulary.",
+                  activations="activations-rule: Checkpointing leaves them small, and the vocabulary is many times as wide as "
+                              "the model.",
                   optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share."),
         ])
 
@@ -199,13 +206,12 @@ def bars() -> list[QuizChoice]:
     """Whose bar is it? Four runs, drawn."""
     run: dict[str, Any] = {"batch": 4, "tokens": 2048}
     found = {"full": memory("llama-2-7b", **run), "lora": memory("llama-2-7b", LORA, **run),
-             "qlora": memory("llama-2-7b", LORA, quantization=NF4, **run),
-             "kept": memory("llama-2-7b", LORA, quantization=NF4, checkpointing=False, **run)}
+             "qlora": _qlora(True), "kept": _qlora(False)}
 
     def parts(name: str) -> dict[str, list[float]]:
         size = found[name].parts
-        groups = {"weights": ("base weights", "adapter weights", "master weights"), "gradients and "
-                                                                                    "states": ("gradients", "optimizer states"),
+        groups = {"weights": ("base weights", "adapter weights", "master weights"),
+                  "gradients and states": ("gradients", "optimizer states"),
                   "activations": ("activations", "recomputed block"), "logits and loss": ("logits and loss",)}
         return {group: [sum(size[part] for part in names)] for group, names in groups.items()}
 
