@@ -2,6 +2,8 @@
 
 from tinypeft.claims.audit import (  # noqa: F401
     article_adapters,
+    article_examples,
+    article_innovations,
     article_lora,
     article_prompts,
     chapter_adapters,

@@ -1,0 +1,216 @@
+"""Claims of "Understanding PEFT": its mathematical intuition, and its three examples of adaptation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinypeft.autograd import Tensor
+from tinypeft.budget import CATALOG, base_parameters, count_parameters, parse_quantity
+from tinypeft.claims.claim import Range, claim, editorial
+from tinypeft.claims.experiments import all_choices, by_module
+from tinypeft.claims.judge import Computed, Verdict, computed, searched, under
+from tinypeft.claims.measures import adapted_surnames, changes_in_a_step, rank, relative, training_work
+from tinypeft.claims.settings import LINEAR, lora
+from tinypeft.claims.small_models import WIDTH, as_if_trained, small_gpt2, small_llama
+from tinypeft.nn import generator
+from tinypeft.peft import (
+    BitFitConfig,
+    BottleneckConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    SubspaceConfig,
+    best_low_rank,
+    get_peft_model,
+)
+
+INTUITION = "Mathematical Intuition Behind PEFT"
+MEDICAL = "Example 1: Medical Domain Adaptation"
+LEGAL = "Example 2: Legal Document Analysis"
+MULTILINGUAL = "Example 3: Multilingual Adaptation"
+QUERY = "model.layers.0.self_attn.q_proj"
+
+
+def nearest(readings: dict[str, int], to: float, keep: int = 4) -> dict[str, int]:
+    """The readings that come nearest to a number, by ratio; if none of these is it, none is."""
+    return dict(sorted(readings.items(), key=lambda reading: abs(np.log(reading[1] / to)))[:keep])
+
+
+def out_of_reach_of_lora(r: int = 2) -> float:
+    """The share of the sum of two updates of rank r that no update of rank r can make."""
+    adapted = get_peft_model(small_llama(), lora(r, ["q_proj"]))
+    adapted.add_adapter("other", lora(r, ["q_proj"]))
+    adapted.set_adapter(["default", "other"])
+    layer: Any = as_if_trained(adapted).get_base_model().get_submodule(QUERY)
+    return best_low_rank(layer.delta_weight("default") + layer.delta_weight("other"), r)[2]
+
+
+def out_of_reach_of_bitfit() -> float:
+    """The share of a step's change that is not in the biases."""
+    changes = changes_in_a_step(get_peft_model(small_gpt2(), BitFitConfig()))
+    biases = {name: change for name, change in changes.items() if name.endswith("bias")}
+    others = [change.ravel() for name, change in changes.items() if name not in biases]
+    return relative(np.concatenate(others), np.concatenate([change.ravel() for change in biases.values()]))
+
+
+def out_of_reach_of_subspace() -> float:
+    """By how much the updates of z1 and z2 together differ from that of z1 + z2, in a layer whose weights move by P z."""
+    adapted = get_peft_model(small_llama(), SubspaceConfig(dimension=8, target_modules=["q_proj"]))
+    layer: Any = adapted.get_base_model().get_submodule(QUERY)
+    z1, z2, x = *generator(0, "z").standard_normal((2, 8)), Tensor(generator(0, "x").standard_normal((5, WIDTH)))
+
+    def update(z: np.ndarray) -> Any:
+        layer.subspace_z["default"].data = z
+        return layer(x).data - layer.base_layer(x).data
+
+    return relative(update(z1) + update(z2) - update(z1 + z2), update(z1 + z2))
+
+
+def degrees_of_freedom(r: int) -> tuple[int, int]:
+    """In how many directions B A can move at a point, for a layer of 32 x 32; and how many numbers A and B have."""
+    layer: Any = as_if_trained(get_peft_model(small_llama(), lora(r, ["q_proj"]))).get_base_model().get_submodule(QUERY)
+    A, B = (factor.data for factor in layer.factors("default"))
+    by_B, by_A = np.kron(np.eye(len(B)), A.T), np.kron(B, np.eye(A.shape[1]))  # the derivatives of B A, as matrices
+    return rank(np.hstack([by_B, by_A])), A.size + B.size
+
+
+# ---- mathematical intuition -------------------------------------------------------------------------------------------
+
+editorial("a-intrinsic-M-N", INTUITION, "property", "the adaptation to a task lies in a subspace of M dimensions, M << N",
+          Verdict.DEPENDS, stated="M << N",
+          reference="Aghajanyan et al. 2020, 2012.13255: 200 trained numbers, projected at random into all weights, reach 90 % "
+                    "of full fine-tuning of RoBERTa on MRPC; how many are needed differs by task and model",
+          why="The article gives no measurement. Those that there are hold for the task and the model that were measured, for "
+              "a threshold (90 % of full fine-tuning), and for random subspaces.",
+          correct="For a given model, task and threshold, the smallest M that reaches it can be measured; it is often far "
+                  "below N.")
+
+
+@claim("a-svd", INTUITION, "formula", "most singular values of an update ΔW are close to zero: less than a hundredth "
+       "of the largest", stated="many singular values close to zero", expects=Range(low=0.5), unit="%",
+       why="Adapting the bundled model with LoRA of rank 8 leaves at most 8 singular values in each matrix. When all weights "
+           "were trained on the same task (20 steps of AdamW), only {full:.0%} were that small: full fine-tuning may move in "
+           "many directions even where few would do. In Llama-2-7B its changes have 10 to 100 times the rank that LoRA is "
+           "usually given (Biderman et al. 2024, 2405.09673).",
+       correct="LoRA's update has at most r singular values that are not zero. That few are enough is shown by how well "
+               "it does, not by the update that full fine-tuning makes.")
+def _() -> Computed:
+    def small_values(deltas: dict[str, np.ndarray]) -> float:
+        values = [np.linalg.svd(delta, compute_uv=False) for name, delta in deltas.items() if "_proj" in name]
+        return float(np.mean(np.concatenate([s < 0.01 * s[0] for s in values])))
+
+    full = small_values(adapted_surnames(None).deltas)
+    return under({"LoRA, r=8": small_values(adapted_surnames(8).deltas), "full fine-tuning": full}, full=full)
+
+
+@claim("a-subspace", INTUITION, "property", "what a method can reach is a subspace: with two updates, also their sum",
+       stated="PEFT methods effectively find this lower-dimensional subspace", expects=0.0, unit="%",
+       why="The share of a sum of two updates that the method cannot make. Biases are a subspace, though one that nobody "
+           "searched for. Two LoRA updates of rank 2 add up to rank 4: what LoRA reaches is a curved set, of {free} dimensions "
+           "where A and B have {stored} numbers (32 x 32, r = 4): r(d + k - r). Prompts, prefixes and adapters do not move the "
+           "N parameters at all: they add new ones.",
+       correct="Each method restricts learning to a set of its own; only for some is that a subspace of the model's "
+               "parameters, and none of them searches for the task's.")
+def _() -> Computed:
+    free, stored = degrees_of_freedom(4)
+    return under({"BitFit": out_of_reach_of_bitfit(), "random subspace (Aghajanyan et al.)": out_of_reach_of_subspace(),
+                  "LoRA, r=2": out_of_reach_of_lora()}, free=free, stored=stored)
+
+
+# ---- example 1 --------------------------------------------------------------------------------------------------------
+
+@claim("a-ex1-pct", MEDICAL, "parameter-count", "3M of 7B parameters are 0.04 %", stated="0.04%",
+       why="The division is right. Whether r=16 gives 3M is another question.")
+def _() -> Computed:
+    trained = parse_quantity("3M").value
+    return under({"of 7B": trained / parse_quantity("7B").value, "of Llama-2-7B": trained / base_parameters("llama-2-7b")})
+
+
+@claim("a-ex1-3m-r16", MEDICAL, "parameter-count", "LoRA with r=16 on a 7B model trains 3M parameters", stated="3M",
+       why="Which matrices are adapted is not said. No choice among those of a layer, taken in all layers, gives 3M: the "
+           "smallest in Llama-2-7B has {least:,}, q and v together {qv:,}, all linear layers {linear:,}. (q alone in Qwen2-7B "
+           "would, with {qwen:,}, but that model has {size:.1f}B parameters, not 7B.)",
+       correct="r=16 trains {qv:,} parameters on q and v of Llama-2-7B, {linear:,} on all linear layers")
+def _() -> Computed:
+    choices = {title: all_choices(by_module(model, 16)) for title, model in {
+        "Llama-2-7B": "llama-2-7b", "OPT-6.7B": "opt-6.7b", "Pythia-6.9B": "pythia-6.9b"}.items()}
+    found = {f"{title}, nearest of {len(counts)} choices": next(iter(nearest(counts, 3e6, 1).values()))
+             for title, counts in choices.items()}
+    llama = choices["Llama-2-7B"]
+    return searched(found, least=min(llama.values()), qv=llama["q, v"], linear=max(llama.values()),
+                    qwen=by_module("qwen2-7b", 16)["q_proj"], size=base_parameters("qwen2-7b") / 1e9)
+
+
+@claim("a-ex1-time", MEDICAL, "statement", "LoRA takes 4 hours where full fine-tuning takes a week: 42 times as long",
+       stated="4 hours vs. 1 week", expects="42x",
+       why="LoRA leaves out the gradients of the frozen weights, one of the three products that each of them takes part in: at "
+           "most 1.5 times less work, less still with gradient checkpointing. Hu et al. (2021, section 4.2) measured 43.1 and "
+           "32.5 tokens a second on GPT-3. If 42 was seen, it has other causes, such as a model that did not fit the card.",
+       correct="Full fine-tuning takes {plain:.2f} times LoRA's multiplications in a model of 8 layers, and {again:.2f} times "
+               "with gradient checkpointing.")
+def _() -> Computed:
+    def ratio(checkpointing: bool) -> float:
+        full, adapted = small_llama(layers=8, width=64), get_peft_model(small_llama(layers=8, width=64), lora(1, LINEAR))
+        for model in (full, adapted.get_base_model()) if checkpointing else ():
+            model.gradient_checkpointing_enable()
+        return training_work(full.train()) / training_work(adapted.train())
+
+    plain, again = ratio(checkpointing=False), ratio(checkpointing=True)
+    return searched({"multiplications": plain, "with gradient checkpointing": again, "measured by Hu et al.": 43.1 / 32.5},
+                    plain=plain, again=again)
+
+
+editorial("a-ex1-acc", MEDICAL, "statement", "LoRA reaches 96 % of full fine-tuning's accuracy", Verdict.NOT_REPRODUCIBLE,
+          stated="96%", reference="the article names no data set, no model, no metric and no source for it",
+          why="Nothing says what was trained on what, so it cannot be run again.")
+
+
+# ---- example 2 --------------------------------------------------------------------------------------------------------
+
+@claim("a-ex2-prefix-1.5m", LEGAL, "parameter-count", "a prefix of 50 tokens trains 1.5M parameters", stated="1.5M",
+       why="The model is not named. None of {n} well-known decoders has such a prefix: the nearest are listed. Without grouped "
+           "queries 1.5M would need a product of layers and width of 15,000, and GPT-2 small has {small:,}.",
+       correct="50 tokens are {gpt2:,} parameters in GPT-2 small, {llama:,} in Llama-2-7B")
+def _() -> Computed:
+    decoders = [name for name in CATALOG if name != "t5-xxl"]
+    counts = {CATALOG[name].title: count_parameters(name, PrefixTuningConfig(num_virtual_tokens=50)).trainable
+              for name in decoders}
+    gpt2 = counts["GPT-2 small"]
+    return searched(nearest(counts, 1.5e6), n=len(decoders), gpt2=gpt2, small=gpt2 // 100, llama=counts["Llama-2 7B"])
+
+
+# ---- example 3 --------------------------------------------------------------------------------------------------------
+
+@claim("a-ex3-adapters-2m", MULTILINGUAL, "parameter-count", "a language's adapters have 2M parameters", stated="2M",
+       why="The width of the bottleneck is not given. In Llama-2-7B, with two adapters in a layer, it would have to be "
+           "{width}; the usual widths need more, 64 for one {usual:,}.",
+       correct="{found:,} at width {width} in Llama-2-7B, {usual:,} at width 64")
+def _() -> Computed:
+    counts = {f"width {m}": count_parameters("llama-2-7b", BottleneckConfig(reduction_factor=4096 // m)).trainable
+              for m in (2, 4, 8, 64)}
+    name, found = next(iter(nearest(counts, 2e6, 1).items()))
+    return searched(counts, width=name.removeprefix("width "), found=found, usual=counts["width 64"])
+
+
+@claim("a-ex3-prompt-20k", MULTILINGUAL, "parameter-count", "the shared prompt has 20K parameters", stated="20K",
+       why="Neither the number of tokens nor the model is given. In a model that is 4,096 wide it is {tokens:.1f} tokens; a "
+           "prompt of 20 has {usual:,} parameters there.",
+       correct="5 tokens of a 7B model, or 20 of one that is 1,024 wide")
+def _() -> Computed:
+    counts = {f"{p} tokens, {CATALOG[name].title}": count_parameters(name, PromptTuningConfig(num_virtual_tokens=p)).trainable
+              for name in ("gpt2", "gpt2-medium", "llama-2-7b") for p in (5, 10, 20, 50)}
+    usual = counts["20 tokens, Llama-2 7B"]
+    return searched(nearest(counts, 2e4), usual=usual, tokens=parse_quantity("20K").value * 20 / usual)
+
+
+@claim("a-ex3-pct", MULTILINGUAL, "parameter-count", "2M and 20K parameters are 0.03 % of the model", stated="0.03%",
+       why="Of a 7B model, and for one language: each further one adds its 2M, so that ten take {ten:.2%}.")
+def _() -> Computed:
+    language, shared, model = (parse_quantity(text).value for text in ("2M", "20K", "7B"))
+    return computed((language + shared) / model, ten=(10 * language + shared) / model)
+
+
+editorial("a-ex3-92", MULTILINGUAL, "statement", "adapters and a prompt reach 92 % of full fine-tuning's performance",
+          Verdict.NOT_REPRODUCIBLE, stated="92%", reference="the article names no language, benchmark, model or source for it",
+          why="Nothing says what was measured, so it cannot be measured again.")
