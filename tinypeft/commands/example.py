@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from tinypeft.claims.claim import SOURCES
 from tinypeft.claims.examples import EXAMPLES, Example, Mark, Step, known_example
 from tinypeft.claims.questions import Numeric
 from tinypeft.commands.tables import WIDTH
@@ -98,8 +98,9 @@ def _values(step: Step) -> None:
     for label, value in (("document states", step.stated), ("its numbers give", step.follows)):
         if value:
             _print(value, margin=f"{MARGIN}{label:16}  ")
-    ours, mark = f"{MARGIN}{'we compute':16}  {step.ours or '-'}   ", f"{SIGNS[step.mark]} {step.mark}"
-    _console().print(Text.assemble(ours, (mark, STYLES[step.mark])))
+    ours, mark = f"{MARGIN}{'we compute':16}  {step.ours or '-'}", f"{SIGNS[step.mark]} {step.mark}"
+    gap = "   " if len(ours) + 3 + len(mark) <= _width() else f"\n{MARGIN}"
+    _console().print(Text.assemble(ours, gap, (mark, STYLES[step.mark])))
     for text in filter(None, (step.why, step.note)):
         _print(text, margin=MARGIN)
     print()
@@ -116,10 +117,12 @@ def _outcome(example: Example) -> str:
 def _guess() -> str:
     """What is typed before a value is shown; "" where the input has come to an end."""
     try:
-        return input(f"{MARGIN}your guess, or Enter: ").strip()
+        typed = input(f"{MARGIN}your guess, or Enter: ").strip()
     except EOFError:
-        print()
-        return ""
+        typed = ""
+    if not sys.stdin.isatty():  # what is not typed would otherwise be missing in what is printed, and so would its end
+        print(typed)
+    return typed
 
 
 def _reply(step: Step, guess: str) -> str:
@@ -127,7 +130,7 @@ def _reply(step: Step, guess: str) -> str:
     if isinstance(step.value, bool):
         return "Right." if guess.lower()[0] == step.ours[0] else "It is not so."
     several = isinstance(step.value, list)
-    items = re.split(r"[,;\s]+", guess.strip("[]() ")) if several else [guess]
+    items = re.split(r"[,;\s]+", guess.strip("[](),; ")) if several else [guess]
     values = step.value if several else [step.value]
     if len(items) != len(values):
         return f"{len(values)} numbers come out; you gave {len(items)}."
@@ -148,15 +151,15 @@ def _show_list(examples: list[Example], output_format: str) -> None:
     if output_format == "json":
         print(json.dumps([each.to_dict() for each in examples], indent=2, ensure_ascii=False))
         return
-    rows = [(each.name, f"{SOURCES[each.source][0][:3]}, {each.place}", each.title, _parting(each)) for each in examples]
+    rows = [(each.name, f"{each.document}, {each.place}", each.title, _parting(each)) for each in examples]
     if output_format == "markdown":
         print("\n".join(_rows(("example", "document", "what it computes", "where they part"), rows)) + "\n")
         return
     console = _console()
-    table = Table("example", "what it computes", "where they part")
-    table.columns[0].no_wrap = True
-    for name, _, title, parting in rows:
-        table.add_row(name, Text(title), Text(parting, "green" if parting.startswith("✓") else "red"))
+    table = Table("document", "example", "what it computes", "where they part")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for name, place, title, parting in rows:
+        table.add_row(place[:3], name, Text(title), Text(parting, "green" if parting.startswith("✓") else "red"))
     console.print(table)
     console.print("tinypeft example NAME shows one; with --step, one step at a time.")
 
@@ -169,7 +172,7 @@ def _parting(example: Example) -> str:
 def _markdown(example: Example) -> str:
     rows = [(str(number), step.text, step.formula, step.stated, step.follows, step.ours, f"{SIGNS[step.mark]} {step.mark}")
             for number, step in enumerate(example.steps, 1)]
-    notes = [f"{number}. {' '.join(filter(None, (step.why, step.note)))}" for number, step in enumerate(example.steps, 1)
+    notes = [f"- Step {number}: {' '.join(filter(None, (step.why, step.note)))}" for number, step in enumerate(example.steps, 1)
              if step.why or step.note]
     parts = [f"# {example.title}", f"*{example.where}*", example.problem, "\n".join(_rows(HEADER, rows)), "\n".join(notes),
              f"**{example.conclusion}**", f"{_outcome(example)} The claims: {', '.join(example.claims)}."]

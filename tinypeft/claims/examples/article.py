@@ -165,14 +165,14 @@ def _(steps: Steps) -> str:
     steps.add("The model", "all parameters of Llama-2 7B, by building it", base, stated="7B")
     factors = lora_factors(adapted("llama-2-7b", lora(16, ["q_proj"])))
     A, B = factors[0]
-    steps.add("Parameters at r=16", f"{shaped(A=A, B=B)} in each of {len(factors)} layers, of {len(counts)} choices of target "
+    steps.add("Parameters at r=16", f"{shaped(A=A, B=B)} in each of {len(factors)} layers: of {len(counts)} choices of target "
               "modules the nearest", nearest, stated="3M",
               why=f"That is the fewest that r=16 can train. Queries, keys, values and outputs are "
                   f"{counts['q_proj', 'k_proj', 'v_proj', 'o_proj']:,}, and all linear layers {max(counts.values()):,}.")
     steps.add("Share of the model", f"{nearest:,} / {base:,}", nearest / base, stated="0.04%", follows=3e6 / 7e9)
     work = 6 * base / (4 * base + 6 * nearest)
     steps.add("Full fine-tuning's work, in LoRA's", f"6 N / (4 N + 6 n), N = {base:,}, n = {nearest:,}", work,
-              stated="1 week instead of 4 hours", expects=parse_quantity("42x"), follows=7 * 24 / 4, unit="x",
+              stated="4 hours vs. 1 week", expects=parse_quantity("42x"), follows=7 * 24 / 4, unit="x",
               why="Each takes 2 N operations a token: the forward pass, the gradients of activations, and those of weights. "
                   "LoRA saves only the last. Whatever made the difference, it was not the number of trained parameters.")
     steps.add("Accuracy, of full fine-tuning's", "a measurement", None, stated="96%",
@@ -253,5 +253,5 @@ def _(steps: Steps) -> str:
               why=f"Nearest to 20M comes one projection in each layer, queries or outputs, with {nearest:,}. All linear layers "
                   f"are {max(counts.values()):,}.")
     steps.add("Share of the model", f"{attention:,} / {base:,}", attention / base, stated="0.03%", follows=20e6 / 70e9)
-    return (f"Llama-2 70B takes {show(total, 'GB')} in NF4 and {show(needed.total, 'GB')} in training: {cards.sharded} cards of "
-            f"24 GB, not one. r=16 on q, k, v and o trains {attention:,} parameters, {show(attention / base, '%')}.")
+    return (f"Llama-2 70B takes {show(total, 'GB')} in NF4 and {show(needed.total, 'GB')} in training: {cards.sharded} cards "
+            f"of 24 GB, not one. r=16 on q, k, v and o trains {attention:,} parameters, {show(attention / base, '%')}.")

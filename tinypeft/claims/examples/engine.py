@@ -137,10 +137,14 @@ class Example:
     claims: tuple[str, ...]
 
     @property
+    def document(self) -> str:
+        """The number that the document's file name begins with."""
+        return SOURCES[self.source][0][:3]
+
+    @property
     def where(self) -> str:
         """The document's number and title, and the place in it."""
-        file, title = SOURCES[self.source]
-        return f"{file[:3]}, {title}: {self.place}"
+        return f"{self.document}, {SOURCES[self.source][1]}: {self.place}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
