@@ -21,6 +21,7 @@ from tinypeft.budget.units import Quantity, format_value, parse_quantity
 from tinypeft.claims.judge import Computed, Range, Verdict, judge
 from tinypeft.nn.module import near
 
+MOST_SHOWN = 6  # readings of a search
 KINDS = ("parameter-count", "memory", "property", "shape", "formula", "statement", "table", "code-output", "quiz")
 
 # The documents, by the first letter of their claims' ids.
@@ -160,14 +161,18 @@ def check(entry: Claim) -> Checked:
     start = time.perf_counter()
     found = entry.compute()
     seconds = time.perf_counter() - start
-    return Checked(entry, show_values(found, entry.unit), judge(entry.expects, found, entry.about),
+    return Checked(entry, show_values(found, entry.unit, entry.expects), judge(entry.expects, found, entry.about),
                    entry.why.format(**found.facts), entry.correct.format(**found.facts), fresh=True, seconds=seconds)
 
 
-def show_values(found: Computed, unit: str) -> str:
-    """The values as text, each with its condition."""
+def show_values(found: Computed, unit: str, expects: Any = None) -> str:
+    """The values as text, each with its condition; of a long search those that come nearest to what is expected."""
+    shown, rest = found.values, ""
+    if found.searched and len(shown) > MOST_SHOWN and isinstance(expects, Quantity):
+        nearest = sorted(shown, key=lambda name: abs(shown[name] - expects.value))[:MOST_SHOWN]
+        shown, rest = {name: shown[name] for name in nearest}, f" (the nearest of {len(shown)} readings)"
     return "; ".join(f"{name}: {format_value(value, unit)}" if name else format_value(value, unit)
-                     for name, value in found.values.items())
+                     for name, value in shown.items()) + rest
 
 
 def known(id: str) -> Claim:

@@ -72,6 +72,17 @@ def base_bytes(model: str, base: str = "nf4", prepared: bool = False) -> float:
 
 
 @functools.cache
+def full_training() -> Breakdown:
+    """What full fine-tuning of Llama-2-70B needs, for one row of 2,048 tokens with gradient checkpointing."""
+    return memory("llama-2-70b")
+
+
+def of_seventy_billion(*parts: str) -> float:
+    """Bytes of these parts if the model had 70 billion parameters, as the documents reckon."""
+    return sum(full_training().parts[part] for part in parts) / base_parameters("llama-2-70b") * 70e9
+
+
+@functools.cache
 def by_module(model: str, r: int) -> Mapping[str, int]:
     """How many parameters LoRA of rank r has on each kind of linear layer, in all layers together: q_proj -> number."""
     found: dict[str, int] = {}
@@ -141,11 +152,6 @@ def first_layer(model: PeftModel, name: str) -> Any:
 def inputs(n_in: int, rows: int = 5, seed: int = 1) -> Tensor:
     """Random vectors (rows, n_in)."""
     return Tensor(np.random.default_rng(seed).standard_normal((rows, n_in)))
-
-
-def largest_difference(a: Any, b: Any) -> float:
-    """The largest magnitude of a - b."""
-    return float(np.abs(np.asarray(a) - np.asarray(b)).max())
 
 
 OPTIMIZERS: dict[str, Callable[[list[Tensor]], Any]] = {

@@ -18,7 +18,6 @@ from tinypeft.claims.experiments import (
     SOMETHING,
     first_layer,
     inputs,
-    largest_difference,
     lora_counts,
     lora_share,
     share,
@@ -27,6 +26,7 @@ from tinypeft.claims.experiments import (
 )
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 from tinypeft.claims.settings import LINEAR, NF4, QKVO, lora
+from tinypeft.claims.small_models import largest, logits
 from tinypeft.peft import BottleneckConfig, IA3Config, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tinypeft.quant import replace_with_bnb_linear
 
@@ -149,10 +149,10 @@ def _() -> Computed:
         layer = first_layer(model, name)
         x, W, l = inputs(layer.base_layer.in_features), layer.base_layer.weight.data, layer.ia3_l["default"].data.ravel()  # noqa: E741
         by_hand = (x.data * l) @ W.T if name == "down_proj" else l * (x.data @ W.T)
-        found[name] = largest_difference(layer(x).data, by_hand)
+        found[name] = largest(layer(x).data - by_hand)
     ids = np.arange(10)[None]
-    before = model(ids).logits.data
-    return under(found | {"folded into the weights": largest_difference(model.merge_and_unload()(ids).logits.data, before)})
+    before = logits(model, ids)
+    return under(found | {"folded into the weights": largest(logits(model.merge_and_unload(), ids) - before)})
 
 
 @claim("b-tab-adapters-pct", TABLE, "table", "adapters train about 1 to 5 % of the parameters",

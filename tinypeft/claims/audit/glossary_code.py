@@ -99,7 +99,7 @@ def _() -> Computed:
     def added(r: int) -> int:
         return lora_counts("llama-3-8b", r + 1).trainable - lora_counts("llama-3-8b", r).trainable
 
-    return under({f"from r={r} to {r + 1}": added(r) for r in (1, 16, 64)})
+    return under({f"from r={r} to {r + 1}": added(r) for r in (15, 16, 64)})
 
 
 @claim("b-alpha-r", SCRIPT, "property", "lora_alpha / r scales the effective learning rate, here by 2",
