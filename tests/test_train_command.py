@@ -191,7 +191,7 @@ def test_default_learning_rates(run, monkeypatch, method, rate):
     [("all-linear", "all-linear"), ("q_proj", ["q_proj"]), ("q_proj,mlp.up_proj", ["q_proj", "mlp.up_proj"]),
      ("q_proj, v_proj,", ["q_proj", "v_proj"]), (r".*\.(q|v)_proj", r".*\.(q|v)_proj")])
 def test_target_modules_are_names_or_a_regular_expression(given, expected):
-    assert command._parse_targets(given) == expected
+    assert command.parse_targets(given) == expected
 
 
 def test_equal_seeds_give_equal_adapters(run):

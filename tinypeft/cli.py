@@ -17,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Output = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results.")]
 LORA, TRAINING, DATA, PROGRESS = "LoRA", "Training", "Data", "On the way"  # panels of `tinypeft train --help`
+SIZE, SERVING = "Size", "Once trained"  # and of `tinypeft plan --help`
 
 
 @app.command()
@@ -164,6 +165,59 @@ def example(
     from tinypeft.commands.example import run_example
 
     run_example(name, output_format=output_format, step=step)
+
+
+@app.command()
+def plan(
+    gpu: Annotated[str, typer.Option(help='Memory of one card: "24GB" is 24e9 bytes, "24GiB" is 24 * 2^30.')],
+    model: Annotated[str | None, typer.Option(help='Such as "llama-2-70b", a name on the hub, or a folder with a config.json. '
+                                                   "Without it: the largest model that fits.")] = None,
+    tasks: Annotated[int, typer.Option(help="How many tasks are to be served, each with an adapter of its own.")] = 1,
+    gpus: Annotated[int, typer.Option(help="Cards, among which weights, gradients and optimizer states are sharded.")] = 1,
+    method: Annotated[str | None, typer.Option(help='Only these, as in "lora,qlora". Default: all.')] = None,
+    rank: Annotated[int | None, typer.Option(help="Instead of each method's usual one.", rich_help_panel=SIZE)] = None,
+    virtual_tokens: Annotated[int | None, typer.Option(help="Likewise, of soft prompts.", rich_help_panel=SIZE)] = None,
+    bottleneck: Annotated[int | None, typer.Option(help="Likewise, the width of adapters.", rich_help_panel=SIZE)] = None,
+    target_modules: Annotated[str, typer.Option(help="Of methods that have a rank; as in `tinypeft train`.",
+                                                rich_help_panel=SIZE)] = "all-linear",
+    trainable_max: Annotated[str | None, typer.Option(help='Most parameters to train: "100M", or "0.5%" of the model\'s.',
+                                                      rich_help_panel=SIZE)] = None,
+    tokens: Annotated[int | None, typer.Option(help="In each row. Default: 2,048, or all positions of the model.",
+                                               rich_help_panel=TRAINING)] = None,
+    batch: Annotated[int, typer.Option(help="Rows in one forward pass, on each card.", rich_help_panel=TRAINING)] = 1,
+    optimizer: Annotated[str, typer.Option(help="adamw, adamw_8bit, paged_adamw_8bit, sgd, sgd_momentum or adafactor.",
+                                           rich_help_panel=TRAINING)] = "adamw",
+    dtype: Annotated[str, typer.Option(help="Of a base that is not quantized.", rich_help_panel=TRAINING)] = "bfloat16",
+    adapter_dtype: Annotated[str, typer.Option(help="Of adapters.", rich_help_panel=TRAINING)] = "float32",
+    quantization: Annotated[str | None, typer.Option(help="nf4, fp4 or int8: how the base of every adapter is stored. "
+                                                          "Default: QLoRA's in NF4, others' as --dtype says.",
+                                                     rich_help_panel=TRAINING)] = None,
+    prepared: Annotated[bool, typer.Option("--prepared", help="A quantized base goes through prepare_model_for_kbit_training: "
+                                                              "its embeddings and head in float32.",
+                                           rich_help_panel=TRAINING)] = False,
+    checkpointing: Annotated[bool, typer.Option(help="Compute activations again instead of keeping them.",
+                                                rich_help_panel=TRAINING)] = True,
+    attention: Annotated[str, typer.Option(help="sdpa or eager.", rich_help_panel=TRAINING)] = "sdpa",
+    engine: Annotated[str, typer.Option(help="torch or tinypeft.", rich_help_panel=TRAINING)] = "torch",
+    margin: Annotated[str, typer.Option(help="Share of the memory to be kept free.", rich_help_panel=TRAINING)] = "5%",
+    latency_critical: Annotated[bool, typer.Option("--latency-critical", help="Nothing may be added to a forward pass.",
+                                                   rich_help_panel=SERVING)] = False,
+    switching: Annotated[str | None, typer.Option(help="When the task changes: never, between requests (requests), or from row "
+                                                       "to row of a batch (batch). Default: requests, if there are several.",
+                                                  rich_help_panel=SERVING)] = None,
+    storage: Annotated[str | None, typer.Option(help='Most that all tasks may take together, as in "2GB".',
+                                                rich_help_panel=SERVING)] = None,
+    keep_base: Annotated[bool, typer.Option("--keep-base", help="The base's own abilities must stay available.",
+                                            rich_help_panel=SERVING)] = False,
+    examples: Annotated[int | None, typer.Option(help="How many there are to train with.", rich_help_panel=SERVING)] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
+    plot: Annotated[Path | None, typer.Option(help="FILE.png for a picture of the memory that each method takes.")] = None,
+) -> None:
+    """Plan a fine-tuning: which methods fit a card, how large, what they cost, and why the others do not fit."""
+    options = dict(locals())
+    from tinypeft.commands.plan import run_plan
+
+    run_plan(**options)
 
 
 @app.command()

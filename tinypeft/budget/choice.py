@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tinypeft.budget.fitting import Fit
 from tinypeft.budget.methods import METHODS
 from tinypeft.budget.planner import Plan
 from tinypeft.budget.units import format_bytes, format_count
 
-NEVER, REQUESTS, BATCH = "never", "between requests", "within a batch"
+NEVER, REQUESTS, BATCH = "never", "requests", "batch"
 SWITCHING = (NEVER, REQUESTS, BATCH)
 FEW, MANY = 1_000, 100_000  # examples
 BILLION = 10**9
@@ -28,8 +29,8 @@ class Needs:
     """What a model is to be adapted for.
 
     Attributes:
-        switching: how often the task changes while the model runs: NEVER (a deployment has one), REQUESTS, or BATCH, where
-            the rows of one batch belong to different tasks.
+        switching: how often the task changes while the model runs: NEVER (a deployment has one), REQUESTS (between them), or
+            BATCH, where the rows of one batch belong to different tasks.
         latency_critical: nothing may be added to a forward pass that can be avoided.
         examples: to train with; None for not known.
         keep_base: the base's own abilities must stay available.
@@ -99,6 +100,11 @@ class Choice:
     def method(self) -> str | None:
         """The method's name."""
         return self.fit.method.name if self.fit else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        size = self.fit.size if self.fit and self.fit.method.size_name else None
+        return {"method": self.method, "size": size, "rule": self.rule, "reason": self.reason, "against": self.against}
 
 
 # ---- what rules a method out ----------------------------------------------------------------------------------------

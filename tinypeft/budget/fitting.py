@@ -15,7 +15,7 @@ from typing import Any
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.cards import Cards, cards_needed, per_card
 from tinypeft.budget.memory import memory
-from tinypeft.budget.methods import NF4, TOKENS, WIDTH, Method, Targets
+from tinypeft.budget.methods import NF4, TOKENS, WIDTH, Method, Targets, stored_as
 from tinypeft.budget.serving import Serving, mergeable, merged_memory, serving
 from tinypeft.budget.units import format_bytes, format_count
 from tinypeft.budget.weights import bare_model, dtype_bytes, parameter_bytes, weight_bytes
@@ -34,6 +34,7 @@ class Limits:
         trainable_max: parameters that may be trained; None for any number.
         latency_critical: nothing may be added to a forward pass.
         quantization: how the base of every adapter is stored; None for `dtype` (and NF4 for QLoRA).
+        prepared: whether a quantized base has been through prepare_model_for_kbit_training.
         targets: target_modules of the methods that have a rank.
         sizes: RANK, TOKENS or WIDTH -> the size that is wanted.
         conditions: arguments of `memory`, the margin included.
@@ -44,13 +45,15 @@ class Limits:
     trainable_max: float | None = None
     latency_critical: bool = False
     quantization: BitsAndBytesConfig | None = None
+    prepared: bool = False
     targets: Targets = "all-linear"
     sizes: dict[str, int] = field(default_factory=dict)
     conditions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
-        return self.conditions.get("tokens", 2048)
+        """Of text, in each row."""
+        return self.conditions["tokens"]
 
     @property
     def card(self) -> str:
@@ -69,10 +72,8 @@ class Limits:
 
     def stored_as(self, method: Method) -> str:
         """The same in a word: "bfloat16", "NF4", "int8"."""
-        quantization = self.stored(method)
-        if quantization is None:
-            return self.dtype
-        return "int8" if quantization.load_in_8bit else quantization.bnb_4bit_quant_type.upper()
+        stored = self.stored(method)
+        return self.dtype if stored is None else stored_as(stored)
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,9 @@ class Search:
         """Memory of a training step."""
         key = method.name, size
         if key not in self.found:
-            self.found[key] = memory(self.name, self.config(method, size), quantization=self.limits.stored(method),
-                                     **self.limits.conditions)
+            stored = self.limits.stored(method)
+            conditions = self.limits.conditions | {"prepared": self.limits.prepared and stored is not None}
+            self.found[key] = memory(self.name, self.config(method, size), quantization=stored, **conditions)
         return self.found[key]
 
     def card_bytes(self, method: Method, size: int) -> float:
@@ -288,10 +290,10 @@ def _excess(search: Search, method: Method, size: int) -> str:
     limits, most = search.limits, search.limits.trainable_max
     if (needs := search.card_bytes(method, size)) > limits.gpu:
         digits = next(n for n in range(2, 12) if n == 11 or format_bytes(needs, n) != format_bytes(limits.gpu, n))
-        return f"needs {format_bytes(needs, digits)}; {limits.card}"
+        return f"would need {format_bytes(needs, digits)}; {limits.card}"
     assert most is not None
     trained = search.breakdown(method, size).trainable
-    return f"trains {format_count(trained)} parameters; at most {format_count(int(most))} may be trained"
+    return f"would train {format_count(trained)} parameters; at most {format_count(int(most))} may be trained"
 
 
 def _limit(search: Search, method: Method, largest: int) -> str:
@@ -299,7 +301,7 @@ def _limit(search: Search, method: Method, largest: int) -> str:
     if not method.size_name:
         return ""
     if largest == search.most(method):
-        return f"{method.describe(largest + 1)} is more than {_why_most(search, method)}"
+        return f"{method.describe(largest + 1)} would be more than {_why_most(search, method)}"
     return f"{method.describe(largest + 1)} {_excess(search, method, largest + 1)}"
 
 

@@ -114,7 +114,16 @@ class Method:
         >>> METHODS["lora"].describe(16), METHODS["prefix"].describe(20), METHODS["ia3"].describe(1)
         ('r=16', '20 tokens', '')
         """
-        return {RANK: f"r={size}", TOKENS: f"{size} tokens", WIDTH: f"width {size}"}.get(self.size_name, "")
+        return {RANK: f"r={size}", TOKENS: f"{size:,} tokens", WIDTH: f"width {size}"}.get(self.size_name, "")
+
+
+def stored_as(quantization: BitsAndBytesConfig) -> str:
+    """How a base is stored, in a word.
+
+    >>> stored_as(NF4), stored_as(QUANTIZATIONS["int8"])
+    ('NF4', 'int8')
+    """
+    return "int8" if quantization.load_in_8bit else quantization.bnb_4bit_quant_type.upper()
 
 
 def smallest_side(model: CausalLM, config: Any) -> int:

@@ -1,13 +1,13 @@
-"""The planner: from a model, a card and a number of tasks to a configuration, and back to the largest model or size.
+"""The planner: from a model, a card and a number of tasks to a configuration, and back to the largest size or model.
 
     plan("llama-3-8b", "24GB", tasks=20)       which methods fit, how large, what they cost, why the others do not
-    largest_size("qlora", "llama-2-13b", "24GB"), largest_model("qlora", "24GB")
+    largest_size("qlora", "llama-2-13b", "24GB"), largest_model("qlora", "24GB")       and back
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinypeft.budget.catalog import CATALOG, base_parameters
@@ -20,6 +20,7 @@ from tinypeft.nn import CausalLM
 from tinypeft.quant import BitsAndBytesConfig
 
 MARGIN = 0.05  # share to be kept free, on top of what is computed: an allocator cannot use every byte
+TEXT = 2048  # tokens in a row, if nothing is said
 CARDS_SOLD = tuple(size * 10**9 for size in (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192))
 RULE = "the method's usual size, halved until it fits; the largest is a limit, no advice"
 
@@ -96,28 +97,39 @@ def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | No
     found = [consider(search, method, tasks) for method in chosen]
     fits = tuple(one for one in found if isinstance(one, Fit))
     rejected = tuple(one for one in found if isinstance(one, Rejection))
+    conditions = {**next(iter(search.found.values()), base).conditions, "prepared": limits.prepared}
     return Plan(model if isinstance(model, str) else type(model).__name__, _parameters(search.model), limits, tasks, fits,
-                rejected, dict(base.conditions), None if fits else _minimum(search, rejected),
-                None if fits else _largest_model(chosen, gpu, options))
+                rejected, conditions, None if fits else _minimum(search, rejected),
+                None if fits else _largest_fitting(gpu, chosen, options))
+
+
+def _largest_fitting(gpu: str | float, methods: list[Method], options: dict[str, Any]) -> str | None:
+    """The largest model of the catalog with which one of these methods fits."""
+    found = largest_models(gpu, methods=[method.name for method in methods], **options)
+    return max(found, key=lambda one: one.parameters).model
 
 
 def limits_of(gpu: str | float, model: str | CausalLM, *, gpus: int = 1, rank: int | None = None,
               virtual_tokens: int | None = None, bottleneck: int | None = None, trainable_max: str | float | None = None,
               latency_critical: bool = False, target_modules: Targets = "all-linear",
-              quantization: str | BitsAndBytesConfig | None = None, margin: float = MARGIN, **conditions: Any) -> Limits:
+              quantization: str | BitsAndBytesConfig | None = None, prepared: bool = False, tokens: int | None = None,
+              margin: float = MARGIN, **conditions: Any) -> Limits:
     """The limits that a plan keeps to.
 
     Args:
         gpu: as for `plan`.
-        model: what a share in trainable_max is a share of.
+        model: as for `plan`; a share in trainable_max is one of its parameters.
         gpus: cards, among which weights, gradients and optimizer states are sharded.
         rank, virtual_tokens, bottleneck: the size wanted of the methods that have it, instead of the usual one.
         trainable_max: most parameters to train: 100_000_000, "100M", or "0.5%" of the model's.
         latency_critical: nothing may be added to a forward pass.
         target_modules: of the methods that have a rank.
         quantization: how the base of every adapter is stored: "nf4", "fp4", "int8", or a config. QLoRA's is in NF4 anyway.
+        prepared: a quantized base has been through prepare_model_for_kbit_training, which stores in float32 what is not
+            quantized (embeddings, head, norms).
+        tokens: of text, in each row; None for 2,048, or all positions of a model that has fewer.
         margin: share of memory to be kept free.
-        conditions: arguments of `memory`: tokens, batch, optimizer, checkpointing, ...
+        conditions: arguments of `memory`: batch, optimizer, checkpointing, ...
 
     Raises:
         ValueError: what cannot be read, or cannot be.
@@ -131,12 +143,14 @@ def limits_of(gpu: str | float, model: str | CausalLM, *, gpus: int = 1, rank: i
     size = parse_size(gpu, "the card's memory") if isinstance(gpu, str) else float(gpu)
     if not 0 < size < float("inf"):
         raise ValueError(f"the card's memory {gpu!r}: a number of bytes above 0, or text such as \"24GB\"")
+    if tokens is None:
+        tokens = min(TEXT, bare_model(model).config.max_position_embeddings)
     if isinstance(quantization, str):
         if quantization.lower() not in QUANTIZATIONS:
             raise ValueError(f"quantization {quantization!r} is unknown; known: {', '.join(QUANTIZATIONS)}")
         quantization = QUANTIZATIONS[quantization.lower()]
-    return Limits(size, gpus, _most_trained(trainable_max, model), latency_critical, quantization, target_modules, sizes,
-                  {**conditions, "margin": margin})
+    return Limits(size, gpus, _most_trained(trainable_max, model), latency_critical, quantization, prepared,
+                  target_modules, sizes, {"tokens": tokens, **conditions, "margin": margin})
 
 
 def largest_size(method: str, model: str | CausalLM, gpu: str | float, **options: Any) -> int:
@@ -163,29 +177,61 @@ def largest_size(method: str, model: str | CausalLM, gpu: str | float, **options
     return search.largest(found)
 
 
-def largest_model(method: str | None, gpu: str | float, **options: Any) -> str | None:
-    """The model of the catalog with the most parameters that fits, with the usual size or the wanted one.
+@dataclass(frozen=True)
+class LargestModel:
+    """The answer of `largest_models` for one method.
+
+    Attributes:
+        method: which.
+        model: its name in the catalog; None if no model fits.
+        parameters: how many it has.
+        size: that it fits with.
+        needs: bytes on each card, with the margin.
+        conditions: everything that this holds for.
+    """
+
+    method: Method
+    model: str | None
+    parameters: int = 0
+    size: int = 1
+    needs: float = 0.0
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; sizes in bytes."""
+        return {"method": self.method.name, "title": self.method.title, "model": self.model, "parameters": self.parameters,
+                "size": self.size if self.method.size_name else None, "needs_bytes": self.needs, "conditions": self.conditions}
+
+
+def largest_models(gpu: str | float, *, methods: Iterable[str] | None = None, **options: Any) -> tuple[LargestModel, ...]:
+    """For each method the model of the catalog with the most parameters that fits, with the usual size or the wanted one.
 
     Args:
-        method: a name; None for whichever fits.
+        methods: names; all for None.
         options: see `limits_of`.
+    """
+    limits = limits_of(gpu, "gpt2", **options)
+    memory("gpt2", training=False, **{**limits.conditions, "tokens": 1})  # refuses what cannot be
+    searches = [Search(name, limits_of(gpu, name, **options)) for name in sorted(CATALOG, key=base_parameters, reverse=True)]
+    return tuple(_largest_for(method, searches) for method in _chosen(methods, limits))
 
-    Returns:
-        Its name in the catalog; None if none fits.
 
-    >>> largest_model("qlora", "24GB"), largest_model("full", "24GB", tokens=1024)
+def largest_model(method: str, gpu: str | float, **options: Any) -> str | None:
+    """The same for one method: the model's name in the catalog; None if none fits.
+
+    >>> largest_model("qlora", "24GB"), largest_model("full", "24GB")
     ('llama-2-13b', 'gpt2-large')
     """
-    return _largest_model(list(METHODS.values()) if method is None else [find_method(method)], gpu, options)
+    return largest_models(gpu, methods=[method], **options)[0].model
 
 
-def _largest_model(methods: list[Method], gpu: str | float, options: dict[str, Any]) -> str | None:
-    memory("gpt2", training=False, **{**limits_of(gpu, "gpt2", **options).conditions, "tokens": 1})  # refuses what cannot be
-    for name in sorted(CATALOG, key=base_parameters, reverse=True):
-        search = Search(name, limits_of(gpu, name, **options))
-        if search.limits.tokens <= search.model.config.max_position_embeddings and any(_fits(search, one) for one in methods):
-            return name
-    return None
+def _largest_for(method: Method, searches: Iterable[Search]) -> LargestModel:
+    for search in searches:
+        if _fits(search, method):
+            size = search.wanted(method)
+            return LargestModel(method, str(search.name), _parameters(search.model), size, search.card_bytes(method, size),
+                                dict(search.breakdown(method, size).conditions))
+    return LargestModel(method, None)
 
 
 def _minimum(search: Search, rejected: Iterable[Rejection]) -> Rejection | None:
@@ -199,8 +245,10 @@ def _minimum(search: Search, rejected: Iterable[Rejection]) -> Rejection | None:
 def _fits(search: Search, method: Method) -> bool:
     """Whether a method fits with the usual size, or the wanted one."""
     size = search.wanted(method)
+    if search.limits.tokens > search.model.config.max_position_embeddings or not search.base_fits(method):
+        return False
     try:
-        return search.base_fits(method) and size <= search.most(method) and search.use(method, size) <= 1
+        return size <= search.most(method) and search.use(method, size) <= 1
     except ValueError:  # the model cannot have this method
         return False
 

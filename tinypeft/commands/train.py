@@ -106,7 +106,7 @@ class Method:
 
 def _lora(o: Options) -> PeftConfig:
     return LoraConfig(r=o.r, lora_alpha=o.lora_alpha, lora_dropout=o.lora_dropout, task_type=TaskType.CAUSAL_LM,
-                      target_modules=_parse_targets(o.target_modules))
+                      target_modules=parse_targets(o.target_modules))
 
 
 METHODS = {"lora": Method(_lora, 5e-4), "qlora": Method(_lora, 5e-4, NF4), "full": Method(None, 5e-5)}
@@ -230,7 +230,7 @@ def _checkpoints(out: Path) -> list[Path]:
     return [out / f"checkpoint-{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
 
 
-def _parse_targets(text: str) -> str | list[str]:
+def parse_targets(text: str) -> str | list[str]:
     """Names separated by commas; or else "all-linear" or a regular expression, as they are."""
     if text != "all-linear" and near(text, ["all-linear"]):
         raise ValueError(f'target_modules {text!r} are unknown; did you mean "all-linear"?')

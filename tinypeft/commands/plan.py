@@ -1,0 +1,84 @@
+"""`tinypeft plan`: a configuration for a model, a card and a number of tasks; or, without a model, the largest that fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinypeft.budget.choice import NEVER, REQUESTS, Needs, choose
+from tinypeft.budget.planner import Plan, largest_models, plan
+from tinypeft.budget.units import format_bytes, parse_quantity, parse_size
+from tinypeft.commands.plan_report import print_largest, print_plan
+from tinypeft.commands.train import parse_targets
+from tinypeft.viz.budget import stacked_bars
+
+FORMATS = ("table", "markdown", "json")
+
+
+def run_plan(*, model: str | None, gpu: str, output_format: str = "table", plot: Path | None = None,
+             method: str | None = None, target_modules: str = "all-linear", tasks: int = 1, margin: str = "5%",
+             switching: str | None = None, examples: int | None = None, keep_base: bool = False, storage: str | None = None,
+             **options: Any) -> dict[str, Any]:
+    """Plan and print.
+
+    Args:
+        method: names, separated by commas; None for all.
+        margin: such as "5%" or "0.05".
+        switching, examples, keep_base, storage: see `Needs`; storage as text, such as "2GB".
+        options: see `limits_of`.
+
+    Returns:
+        What `--format json` prints.
+
+    Raises:
+        ValueError: what cannot be read, or cannot be.
+    """
+    if output_format not in FORMATS:
+        raise ValueError(f"unknown format {output_format!r}; there are: {', '.join(FORMATS)}")
+    if model is None and plot is not None:
+        raise ValueError("--plot draws the methods that fit a model: give --model too")
+    options |= {"margin": _share(margin), "target_modules": parse_targets(target_modules)}
+    methods = None if method is None else [name for name in method.split(",") if name.strip()]
+    markdown = output_format == "markdown"
+    if model is None:
+        found = largest_models(gpu, methods=methods, **options)
+        result: dict[str, Any] = {"gpu_bytes": parse_size(gpu), "gpus": options.get("gpus", 1),
+                                  "largest_models": [one.to_dict() for one in found]}
+        if output_format != "json":
+            print_largest(found, parse_size(gpu), options.get("gpus", 1), markdown)
+    else:
+        needs = Needs(switching or (NEVER if tasks == 1 else REQUESTS), options.get("latency_critical", False), examples,
+                      keep_base, None if storage is None else parse_size(storage, "--storage"))
+        made = plan(model, gpu, methods=methods, tasks=tasks, **options)
+        choice = choose(made, needs)
+        result = made.to_dict() | {"choice": choice.to_dict()}
+        if output_format != "json":
+            print_plan(made, choice, markdown)
+        if plot is not None:
+            _draw(made, plot)
+    if output_format == "json":
+        print(json.dumps(result, indent=2))
+    return result
+
+
+def _share(text: str) -> float:
+    """0.05 from "5%" or "0.05"."""
+    quantity = parse_quantity(text)
+    if quantity.measure not in ("%", "") or (not quantity.unit and quantity.value >= 1):
+        raise ValueError(f"--margin {text!r}: expected a share of the memory, such as 5% or 0.05")
+    return quantity.value
+
+
+def _draw(made: Plan, path: Path) -> None:
+    """The methods that fit, against the card."""
+    if not made.fits:
+        raise ValueError(f"nothing fits, so there is nothing to draw in {path}; what was found stands above")
+    gpus = made.limits.gpus
+    rows = {" ".join([fit.method.title, fit.method.describe(fit.size)]).strip(): fit.breakdown for fit in made.fits}
+    names = [name for name in next(iter(rows.values())).parts if any(one.parts[name] for one in rows.values())]
+    parts = {name: [one.parts[name] for one in rows.values()] for name in names}
+    if made.limits.conditions["margin"]:
+        parts["margin"] = [one.total_with_margin - one.total for one in rows.values()]
+    title = f"{made.model} on {f'{gpus} cards' if gpus > 1 else 'a card'} of {format_bytes(made.limits.gpu).replace('.00', '')}"
+    path.write_bytes(stacked_bars(list(rows), parts, made.limits.gpu * gpus, title).png())
