@@ -129,7 +129,7 @@ def _whole_model(fit: Fit, needs: Needs, plan: Plan) -> str:
 
 def _in_the_way(fit: Fit, needs: Needs, plan: Plan) -> str:
     work, serving = fit.serving.work, fit.serving
-    if not needs.latency_critical or fit.config is None:
+    if not needs.latency_critical or not work.token:
         return ""
     if needs.switching != NEVER:  # nothing can be merged
         return f"it makes the network {work.depth} matrix products deeper, and latency is critical" if work.depth else ""
@@ -173,8 +173,8 @@ PREFERENCES = (
                ("lora", "qlora", "vera", "ia3", "prompt", "ulora", *USUAL),
                "LoRA's files are small enough, and it learns more than methods with smaller ones"),
     Preference("usual", lambda needs, plan: True, USUAL,
-               "nothing speaks against LoRA on a base in full precision: it learns nearly what full fine-tuning does, can be "
-               "merged, swapped and mixed, and has nothing to dequantize"),
+               "nothing speaks against LoRA: it learns nearly what full fine-tuning does, and can be merged, swapped, and "
+               "mixed within a batch"),
 )
 
 
@@ -210,7 +210,7 @@ def choose(plan: Plan, needs: Needs | None = None) -> Choice:
     if before:  # the most preferred of those that are out
         rule, why = against[before[0]]
         reason = f"{METHODS[before[0]].title} would come first, but {why}"
-    elif chosen.method.name != order[0]:
+    elif chosen.method.name not in (order[0], "qlora"):  # which is LoRA
         reason = f"of the methods that were asked for, {chosen.method.title} is the most usual one"
     later = {fit.method.name: f"it would do, but {chosen.method.title} comes first: {reason}" for fit in left[1:]}
     return Choice(chosen, rule, reason, {name: why for name, (_, why) in against.items()} | later)

@@ -9,71 +9,20 @@ fits, and that the next larger does not, is computed with `memory`, not inferred
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.cards import Cards, cards_needed, per_card
+from tinypeft.budget.limits import Limits
 from tinypeft.budget.memory import memory
-from tinypeft.budget.methods import NF4, TOKENS, WIDTH, Method, Targets, stored_as
+from tinypeft.budget.methods import TOKENS, WIDTH, Method
 from tinypeft.budget.serving import Serving, mergeable, merged_memory, serving
+from tinypeft.budget.shapes import T5Shape
 from tinypeft.budget.units import format_bytes, format_count
 from tinypeft.budget.weights import bare_model, dtype_bytes, parameter_bytes, weight_bytes
 from tinypeft.nn import CausalLM
 from tinypeft.peft import PeftConfig, PeftModel, get_peft_model
-from tinypeft.quant import BitsAndBytesConfig
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a configuration has to keep to.
-
-    Attributes:
-        gpu: bytes of one card.
-        gpus: cards, among which weights, gradients and optimizer states are sharded.
-        trainable_max: parameters that may be trained; None for any number.
-        latency_critical: nothing may be added to a forward pass.
-        quantization: how the base of every adapter is stored; None for `dtype` (and NF4 for QLoRA).
-        prepared: whether a quantized base has been through prepare_model_for_kbit_training.
-        targets: target_modules of the methods that have a rank.
-        sizes: RANK, TOKENS or WIDTH -> the size that is wanted.
-        conditions: arguments of `memory`, the margin included.
-    """
-
-    gpu: float
-    gpus: int = 1
-    trainable_max: float | None = None
-    latency_critical: bool = False
-    quantization: BitsAndBytesConfig | None = None
-    prepared: bool = False
-    targets: Targets = "all-linear"
-    sizes: dict[str, int] = field(default_factory=dict)
-    conditions: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def tokens(self) -> int:
-        """Of text, in each row."""
-        return self.conditions["tokens"]
-
-    @property
-    def card(self) -> str:
-        """The cards, in words."""
-        size = format_bytes(self.gpu).replace(".00", "")
-        return f"the card has {size}" if self.gpus == 1 else f"each of {self.gpus} cards has {size}"
-
-    @property
-    def dtype(self) -> str:
-        """Of a base that is not quantized."""
-        return self.conditions.get("dtype", "bfloat16")
-
-    def stored(self, method: Method) -> BitsAndBytesConfig | None:
-        """How a method's base is quantized, if it is."""
-        return NF4 if method.four_bit else self.quantization if method.make else None
-
-    def stored_as(self, method: Method) -> str:
-        """The same in a word: "bfloat16", "NF4", "int8"."""
-        stored = self.stored(method)
-        return self.dtype if stored is None else stored_as(stored)
 
 
 @dataclass(frozen=True)
@@ -143,6 +92,8 @@ class Search:
     def __init__(self, model: str | CausalLM, limits: Limits):
         self.name, self.limits, self.found = model, limits, dict[tuple[str, int], Breakdown]()
         self.model, self._bases = bare_model(model), dict[str, float]()
+        if isinstance(self.model, T5Shape):
+            raise ValueError(f"{model} has an encoder and a decoder: its parameters can be counted here, its memory cannot")
 
     def config(self, method: Method, size: int) -> PeftConfig | None:
         return method.config(self.model, size, self.limits.targets)
@@ -310,8 +261,10 @@ def _slows(search: Search, method: Method) -> str:
     limits, adapted = search.limits, search.adapted(method)
     if adapted is None:
         return ""
+    work = search.serving(method, search.wanted(method)).work
+    if not work.token:
+        return ""
     if not mergeable(adapted):
-        work = search.serving(method, search.wanted(method)).work
         adds = f"{work.depth} matrix products in sequence" if work.depth else f"{format_count(work.token)} FLOPs a token"
         return f"it is no change of the base's weights and cannot be merged: it adds {adds}, and latency is critical"
     if limits.stored(method) is None:

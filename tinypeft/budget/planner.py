@@ -11,16 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinypeft.budget.catalog import CATALOG, base_parameters
-from tinypeft.budget.fitting import Fit, Limits, Rejection, Search, consider
+from tinypeft.budget.fitting import Fit, Rejection, Search, consider
+from tinypeft.budget.limits import Limits, limits_of
 from tinypeft.budget.memory import memory
-from tinypeft.budget.methods import METHODS, NF4, QUANTIZATIONS, RANK, TOKENS, WIDTH, Method, Targets, find_method
-from tinypeft.budget.units import parse_quantity, parse_size
-from tinypeft.budget.weights import bare_model
+from tinypeft.budget.methods import METHODS, NF4, Method, find_method
 from tinypeft.nn import CausalLM
-from tinypeft.quant import BitsAndBytesConfig
 
-MARGIN = 0.05  # share to be kept free, on top of what is computed: an allocator cannot use every byte
-TEXT = 2048  # tokens in a row, if nothing is said
 CARDS_SOLD = tuple(size * 10**9 for size in (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192))
 RULE = "the method's usual size, halved until it fits; the largest is a limit, no advice"
 
@@ -109,50 +105,6 @@ def _largest_fitting(gpu: str | float, methods: list[Method], options: dict[str,
     return max(found, key=lambda one: one.parameters).model
 
 
-def limits_of(gpu: str | float, model: str | CausalLM, *, gpus: int = 1, rank: int | None = None,
-              virtual_tokens: int | None = None, bottleneck: int | None = None, trainable_max: str | float | None = None,
-              latency_critical: bool = False, target_modules: Targets = "all-linear",
-              quantization: str | BitsAndBytesConfig | None = None, prepared: bool = False, tokens: int | None = None,
-              margin: float = MARGIN, **conditions: Any) -> Limits:
-    """The limits that a plan keeps to.
-
-    Args:
-        gpu: as for `plan`.
-        model: as for `plan`; a share in trainable_max is one of its parameters.
-        gpus: cards, among which weights, gradients and optimizer states are sharded.
-        rank, virtual_tokens, bottleneck: the size wanted of the methods that have it, instead of the usual one.
-        trainable_max: most parameters to train: 100_000_000, "100M", or "0.5%" of the model's.
-        latency_critical: nothing may be added to a forward pass.
-        target_modules: of the methods that have a rank.
-        quantization: how the base of every adapter is stored: "nf4", "fp4", "int8", or a config. QLoRA's is in NF4 anyway.
-        prepared: a quantized base has been through prepare_model_for_kbit_training, which stores in float32 what is not
-            quantized (embeddings, head, norms).
-        tokens: of text, in each row; None for 2,048, or all positions of a model that has fewer.
-        margin: share of memory to be kept free.
-        conditions: arguments of `memory`: batch, optimizer, checkpointing, ...
-
-    Raises:
-        ValueError: what cannot be read, or cannot be.
-    """
-    sizes = {name: size for name, size in ((RANK, rank), (TOKENS, virtual_tokens), (WIDTH, bottleneck)) if size is not None}
-    for name, value in {"gpus": gpus, **sizes}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} is below 1")
-    if not 0 <= margin < 1:
-        raise ValueError(f"margin={margin!r}: a share of the memory in [0, 1), such as 0.05")
-    size = parse_size(gpu, "the card's memory") if isinstance(gpu, str) else float(gpu)
-    if not 0 < size < float("inf"):
-        raise ValueError(f"the card's memory {gpu!r}: a number of bytes above 0, or text such as \"24GB\"")
-    if tokens is None:
-        tokens = min(TEXT, bare_model(model).config.max_position_embeddings)
-    if isinstance(quantization, str):
-        if quantization.lower() not in QUANTIZATIONS:
-            raise ValueError(f"quantization {quantization!r} is unknown; known: {', '.join(QUANTIZATIONS)}")
-        quantization = QUANTIZATIONS[quantization.lower()]
-    return Limits(size, gpus, _most_trained(trainable_max, model), latency_critical, quantization, prepared,
-                  target_modules, sizes, {"tokens": tokens, **conditions, "margin": margin})
-
-
 def largest_size(method: str, model: str | CausalLM, gpu: str | float, **options: Any) -> int:
     """The largest rank, number of virtual tokens or bottleneck width that fits: it does, and the next larger does not.
 
@@ -212,7 +164,8 @@ def largest_models(gpu: str | float, *, methods: Iterable[str] | None = None, **
     """
     limits = limits_of(gpu, "gpt2", **options)
     memory("gpt2", training=False, **{**limits.conditions, "tokens": 1})  # refuses what cannot be
-    searches = [Search(name, limits_of(gpu, name, **options)) for name in sorted(CATALOG, key=base_parameters, reverse=True)]
+    names = sorted((name for name in CATALOG if name != "t5-xxl"), key=base_parameters, reverse=True)  # which is counted only
+    searches = [Search(name, limits_of(gpu, name, **options)) for name in names]
     return tuple(_largest_for(method, searches) for method in _chosen(methods, limits))
 
 
@@ -273,16 +226,3 @@ def _chosen(names: Iterable[str] | None, limits: Limits) -> list[Method]:
 def _parameters(model: CausalLM) -> int:
     return sum(parameter.size for parameter in model.parameters())
 
-
-def _most_trained(given: str | float | None, model: str | CausalLM) -> float | None:
-    """How many parameters may be trained, from "100M", "0.5%" or a number."""
-    if given is None:
-        return None
-    quantity = parse_quantity(given if isinstance(given, str) else repr(given))
-    value = quantity.value * (_parameters(bare_model(model)) if quantity.measure == "%" else 1)
-    if quantity.measure not in ("", "%"):
-        raise ValueError(f"trainable_max {given!r}: expected a number of parameters such as 100M, or a share such as 0.5%")
-    if not 1 <= value < float("inf"):
-        raise ValueError(f"trainable_max {given!r} is {value:.4g} parameters, which leaves nothing to train. Write a number "
-                         "such as 100M, or a share of the model's such as 0.5%")
-    return value

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tinypeft.budget.cards import SHARDED
 from tinypeft.budget.choice import NEVER, REQUESTS, Needs, choose
 from tinypeft.budget.planner import Plan, largest_models, plan
 from tinypeft.budget.units import format_bytes, parse_quantity, parse_size
@@ -77,8 +78,9 @@ def _draw(made: Plan, path: Path) -> None:
     gpus = made.limits.gpus
     rows = {" ".join([fit.method.title, fit.method.describe(fit.size)]).strip(): fit.breakdown for fit in made.fits}
     names = [name for name in next(iter(rows.values())).parts if any(one.parts[name] for one in rows.values())]
-    parts = {name: [one.parts[name] for one in rows.values()] for name in names}
-    if made.limits.conditions["margin"]:
-        parts["margin"] = [one.total_with_margin - one.total for one in rows.values()]
-    title = f"{made.model} on {f'{gpus} cards' if gpus > 1 else 'a card'} of {format_bytes(made.limits.gpu).replace('.00', '')}"
-    path.write_bytes(stacked_bars(list(rows), parts, made.limits.gpu * gpus, title).png())
+    parts = {name: [one.parts[name] / (gpus if name in SHARDED else 1) for one in rows.values()] for name in names}
+    if margin := made.limits.conditions["margin"]:
+        parts["margin"] = [margin * sum(column) for column in zip(*parts.values(), strict=True)]
+    title = f"{made.model} on {f'each of {gpus} cards' if gpus > 1 else 'a card'} of {format_bytes(made.limits.gpu)}"
+    picture = stacked_bars(list(rows), parts, made.limits.gpu, title.replace(".00", ""))
+    path.write_bytes(picture.png())

@@ -22,6 +22,10 @@ def print_plan(plan: Plan, choice: Choice, markdown: bool) -> None:
     tasks = "1 task" if plan.tasks == 1 else f"{plan.tasks:,} tasks"
     _say(f"{plan.model}: {plan.parameters:,} parameters, on {cards}, for {tasks}.", markdown)
     _say(_conditions(plan.conditions), markdown)
+    if plan.limits.latency_critical:
+        _say("Latency is critical: nothing may be added to a forward pass.", markdown)
+    if plan.limits.trainable_max is not None:
+        _say(f"At most {int(plan.limits.trainable_max):,} parameters may be trained.", markdown)
     if plan.limits.quantization:
         _say(f"The base of every adapter is stored in {stored_as(plan.limits.quantization)}.", markdown)
     if plan.fits:
@@ -140,7 +144,7 @@ def _switching(plan: Plan, fit: Fit) -> list[str]:
         return said
     merge = f"Merged, nothing is added to a token. Merging takes {work.merge / 1e12:,.3g} TFLOPs, and {work.rewritten:,} " \
             f"numbers of the base are read and written"
-    if fit.stored != dtype:
+    if fit.stored != dtype and work.merge:
         merge += (f". A base in {fit.stored} would be rounded again, and lose most of what was learned: merge into {dtype}, "
                   f"which needs {format_bytes(serving.merge_bytes)}")
     return [*said, f"{merge}. Each task is merged anew at every switch, or has a copy: {plan.tasks:,} x "
