@@ -6,6 +6,8 @@ from tinypeft.claims.audit import (  # noqa: F401
     article_innovations,
     article_lora,
     article_prompts,
+    blog,
+    blog_table,
     chapter_adapters,
     chapter_examples,
     chapter_lora,
