@@ -8,6 +8,7 @@ import numpy as np
 
 from tinypeft.autograd import Tensor, no_grad
 from tinypeft.budget import Breakdown, adapted, base_parameters, count_parameters, format_bytes, memory
+from tinypeft.budget.planner import largest_size
 from tinypeft.claims.claim import Range, claim
 from tinypeft.claims.judge import Computed, computed, searched, under
 from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, QKVO, lora
@@ -18,6 +19,7 @@ from tinypeft.quant import quantize_4bit
 EX1, EX2, EX3 = "Example 1", "Example 2", "Example 3"
 GB = 1e9
 CARD = 24 * GB
+MODULES: dict[str, str | list[str]] = {"q, k, v, o": QKVO, "all linear": LINEAR}
 ITS_BASE, ITS_ACTIVATIONS = 6.5 * GB, 0.5 * GB  # the document's own figures for 13B
 
 # ---- Example 1: LoRA's count ----------------------------------------------------------------------------------------
@@ -51,8 +53,8 @@ def _() -> Computed:
 @functools.lru_cache(maxsize=64)
 def qlora_13b(r: int, modules: str = "q, k, v, o", tokens: int = 2048, checkpointing: bool = True) -> Breakdown:
     """Training QLoRA on Llama-2-13B: one row, adapters in 16 bits with float32 AdamW, 12 bytes a parameter in all."""
-    method = lora(r, QKVO if modules == "q, k, v, o" else LINEAR)
-    return memory("llama-2-13b", method, quantization=NF4, tokens=tokens, checkpointing=checkpointing, adapter_dtype="bfloat16")
+    return memory("llama-2-13b", lora(r, MODULES[modules]), quantization=NF4, tokens=tokens, checkpointing=checkpointing,
+                  adapter_dtype="bfloat16")
 
 
 def adapter_cost(budget: Breakdown) -> float:
@@ -63,13 +65,7 @@ def adapter_cost(budget: Breakdown) -> float:
 @functools.lru_cache(maxsize=2)
 def largest_rank(modules: str) -> int:
     """The highest rank whose training fits the card."""
-    slope = qlora_13b(2, modules).total - qlora_13b(1, modules).total
-    r = int((CARD - qlora_13b(1, modules).total) / slope)  # near, if not right: the total is nearly linear in r
-    while qlora_13b(r, modules).total > CARD:
-        r -= 1
-    while qlora_13b(r + 1, modules).total <= CARD:
-        r += 1
-    return r
+    return largest_size("qlora", "llama-2-13b", CARD, target_modules=MODULES[modules], adapter_dtype="bfloat16", margin=0.0)
 
 
 @claim("d-ex2-base", EX2 + ", NF4 base model", "memory", "13B in NF4 take 6.5 GB", stated="6.5 GB",
@@ -161,7 +157,7 @@ def _() -> Computed:
        expects=Range(high=CARD), unit="GB",
        why="One row of 2,048 tokens, checkpointing, AdamW. On all linear layers it fits, but not comfortably.")
 def _() -> Computed:
-    return under({modules: qlora_13b(256, modules).total for modules in ("q, k, v, o", "all linear")})
+    return under({modules: qlora_13b(256, modules).total for modules in MODULES})
 
 
 @claim("d-ex2-maxrank", EX2 + ", maximum rank", "memory", "asked for the maximum rank, the answer is that r = 256 fits",
@@ -170,7 +166,7 @@ def _() -> Computed:
            "and one row of 2,048 tokens leave: {rate:.1f} MB for each unit of rank on q, k, v and o.",
        correct="{qkvo} on q, k, v and o, {linear} on all linear layers")
 def _() -> Computed:
-    ranks = {modules: largest_rank(modules) for modules in ("q, k, v, o", "all linear")}
+    ranks = {modules: largest_rank(modules) for modules in MODULES}
     return under(ranks, qkvo=ranks["q, k, v, o"], linear=ranks["all linear"],
                  rate=(adapter_cost(qlora_13b(2)) - adapter_cost(qlora_13b(1))) / 1e6)
 
@@ -182,7 +178,7 @@ def _() -> Computed:
        correct="At usual ranks, up to 64, memory is no limit; it is one at a few hundred")
 def _() -> Computed:
     return under({f"r={r}, {modules}": qlora_13b(r, modules).total for r in (64, 256, 512)
-                  for modules in ("q, k, v, o", "all linear")},
+                  for modules in MODULES},
                  qkvo=largest_rank("q, k, v, o"), linear=largest_rank("all linear"))
 
 
