@@ -182,6 +182,22 @@ class Choice(Question):
 
 # ---- an order -------------------------------------------------------------------------------------------------------
 
+@dataclass(frozen=True)
+class Need:
+    """Two lines that cannot be exchanged.
+
+    Attributes:
+        earlier, later: their letters, in the order in which they have to stand.
+        why: what is wrong with the other order.
+        mistake: the id of the misconception behind it.
+    """
+
+    earlier: str
+    later: str
+    why: str
+    mistake: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ordering(Question):
     """Lines, shown lettered and shuffled, are to be put in order.
@@ -189,12 +205,12 @@ class Ordering(Question):
     Attributes:
         lines: as shown.
         orders: all right answers, each a string of letters such as "CABD".
-        needs: (earlier, later, why) for lines that cannot be exchanged: the feedback for a wrong order.
+        needs: which lines cannot be exchanged: the feedback for a wrong order.
     """
 
     lines: tuple[str, ...]
     orders: tuple[str, ...]
-    needs: tuple[tuple[str, str, str], ...] = ()
+    needs: tuple[Need, ...] = ()
 
     @property
     def solution(self) -> str:
@@ -208,9 +224,9 @@ class Ordering(Question):
                              f"{''.join(reversed(expected))}")
         if letters in self.orders:
             return Feedback(True, f"Right: {letters}.")
-        for earlier, later, why in self.needs:
-            if letters.index(earlier) > letters.index(later):
-                return Feedback(False, f"{earlier} has to stand before {later}: {why}", f"{earlier}-after-{later}")
+        for need in self.needs:
+            if letters.index(need.earlier) > letters.index(need.later):
+                return Feedback(False, f"{need.earlier} has to stand before {need.later}: {need.why}", need.mistake)
         return Feedback(False, "This order does not hold together.")
 
 

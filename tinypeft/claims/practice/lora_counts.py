@@ -13,7 +13,7 @@ from tinypeft.claims.practice.shapes import (
     TARGETS,
     Shape,
     all_parameters,
-    counted_once,
+    once,
     draw_llama,
     trained,
     trained_on_matrix,
@@ -200,7 +200,7 @@ def lora_plus(rng: np.random.Generator) -> Numeric:
 
     total = trained(shape, method)
     small = replace(shape, layers=1, vocab=64)
-    b = shape.layers * counted_once((small, repr(method), "LoRA+"), lambda: _at_higher_rate(small, method))
+    b = shape.layers * once((small, repr(method), "LoRA+"), lambda: _at_higher_rate(small, method))
     outputs = [shape.sides(name)[0] for name in targets]
     return numeric(
         f"{shape.words()}.\n\nLoRA with r = {r} is put on {named(targets)} of every layer, and trained as LoRA+ does: A with "

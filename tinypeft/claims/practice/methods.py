@@ -10,7 +10,7 @@ from tinypeft.budget.units import format_count
 from tinypeft.claims.practice.kinds import kind, numeric, pick
 from tinypeft.claims.practice.lora_counts import named
 from tinypeft.claims.practice.recorded import GAIN, LEARNED_BY_DIMENSION
-from tinypeft.claims.practice.shapes import ATTENTION, MLP, Shape, all_parameters, counted_once, draw_gpt2, draw_llama, trained
+from tinypeft.claims.practice.shapes import ATTENTION, MLP, Shape, all_parameters, once, draw_gpt2, draw_llama, trained
 from tinypeft.claims.questions import Mistake, Numeric, Step
 from tinypeft.nn import LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import (
@@ -100,7 +100,7 @@ def ulora_tasks(rng: np.random.Generator) -> Numeric:
     tasks, at_input = int(rng.integers(5, 101)), bool(rng.integers(2))
     method = ULoraConfig(r=r, vector="input" if at_input else "rank", target_modules=list(targets))
     first = trained(shape, method)
-    later = shape.layers * counted_once((replace(shape, layers=1, vocab=64), repr(method), "second task"),
+    later = shape.layers * once((replace(shape, layers=1, vocab=64), repr(method), "second task"),
                                         lambda: _second_task(replace(shape, layers=1, vocab=64), method))
     factors, total = first - later, first + (tasks - 1) * later
     length = "as long as the input of its matrix (vector=\"input\")" if at_input else f"of r = {r} numbers (vector=\"rank\")"
@@ -234,7 +234,7 @@ def norms_model(rng: np.random.Generator) -> Numeric:
 def subspace_share(rng: np.random.Generator) -> Numeric:
     shape = draw_llama(rng)
     base, d = all_parameters(shape), int(rng.integers(1, 161)) * 100
-    ours = counted_once((d, "subspace"), lambda: _in_subspace(d))
+    ours = once((d, "subspace"), lambda: _in_subspace(d))
     share = ours / base
     return numeric(
         f"A model has D = {base:,} weights. Training in a random subspace of d = {d:,} dimensions moves all of them at once, theta = "

@@ -8,16 +8,20 @@ are kept: a block and a method that come up again are not built again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from tinypeft.budget import memory
 from tinypeft.claims.practice.kinds import pick
 from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, Linear, LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import PeftConfig, get_peft_model
 from tinypeft.peft.config import TargetedConfig
+from tinypeft.quant import BitsAndBytesConfig
+
+T = TypeVar("T")
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -103,32 +107,64 @@ def draw_gpt2(rng: np.random.Generator) -> Shape:
                  pick(rng, (512, 1024, 2048)))
 
 
-_counts: dict[tuple[Any, ...], int] = {}
+_kept: dict[tuple[Any, ...], Any] = {}
 
 
-def counted_once(key: tuple[Any, ...], count: Callable[[], int]) -> int:
-    """What `count` finds, asked once for each key."""
-    if key not in _counts:
-        _counts[key] = count()
-    return _counts[key]
+def once(key: tuple[Any, ...], find: Callable[[], T]) -> T:
+    """What `find` finds, asked once for each key."""
+    if key not in _kept:
+        _kept[key] = find()
+    found: T = _kept[key]
+    return found
+
+
+def over_layers(shape: Shape, key: Any, count: Callable[[Shape], int]) -> int:
+    """What is counted in a model of that shape, from models of one block and of two.
+
+    Args:
+        key: everything but the shape that the count depends on.
+        count: of a shape of few layers; something that adds up over a model's parameters.
+    """
+    one, two = (once((small, key), lambda small=small: count(small))  # type: ignore[misc]
+                for small in (replace(shape, layers=1), replace(shape, layers=2)))
+    return one + (shape.layers - 1) * (two - one)
 
 
 def trained(shape: Shape, method: PeftConfig) -> int:
     """How many parameters a method trains in a model of that shape."""
-    def count(layers: int) -> int:
-        small = replace(shape, layers=layers, vocab=64)
-        return counted_once((small, repr(method)), lambda: get_peft_model(small.build(), method).get_nb_trainable_parameters()[0])
-
-    return count(1) + (shape.layers - 1) * (count(2) - count(1))
+    return over_layers(replace(shape, vocab=64), repr(method),
+                       lambda small: get_peft_model(small.build(), method).get_nb_trainable_parameters()[0])
 
 
 def all_parameters(shape: Shape) -> int:
     """Of the base, a tied head counted once."""
-    def count(layers: int) -> int:
-        small = replace(shape, layers=layers)
-        return counted_once((small,), lambda: sum(parameter.size for parameter in small.build().parameters()))
+    return over_layers(shape, "base", lambda small: sum(parameter.size for parameter in small.build().parameters()))
 
-    return count(1) + (shape.layers - 1) * (count(2) - count(1))
+
+def weight_bytes(shape: Shape, quantization: BitsAndBytesConfig | None = None) -> int:
+    """Of the base, in 16 bits or quantized."""
+    return over_layers(shape, f"{quantization!r}, bytes", lambda small: int(memory(
+        small.build(), training=False, tokens=1, quantization=quantization).parts["base weights"]))
+
+
+TRAINED_PARTS = ("gradients", "optimizer states", "master weights", "adapter weights")
+
+
+def trained_parts(shape: Shape, method: PeftConfig | None = None, **conditions: Any) -> dict[str, int]:
+    """Bytes of what is trained: the parts of `memory` that depend on nothing else.
+
+    Args:
+        method: None for full fine-tuning.
+        conditions: arguments of `memory`.
+    """
+    shape = replace(shape, vocab=64) if method else shape
+
+    def parts(small: Shape) -> Mapping[str, float]:
+        key = (small, repr(method), repr(conditions), "parts")
+        return once(key, lambda: memory(small.build(), method, tokens=1, **conditions).parts)
+
+    return {name: over_layers(shape, (name, repr(method), repr(conditions)), lambda small, name=name: int(parts(small)[name]))  # type: ignore[misc]
+            for name in TRAINED_PARTS}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ import numpy as np
 from tinypeft.autograd import Tensor
 from tinypeft.budget import CATALOG, base_parameters, build
 from tinypeft.claims.practice.kinds import kind, numeric, pick
-from tinypeft.claims.practice.shapes import Shape, all_parameters, counted_once, draw_llama, trained
+from tinypeft.claims.practice.shapes import Shape, all_parameters, once, draw_llama, trained
 from tinypeft.claims.questions import Mistake, Numeric, Step
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -110,9 +110,9 @@ def cached_numbers(shape: Shape, batch: int, tokens: int) -> int:
 @kind("prompt-share", "prompt", "the share of a well-known model that a soft prompt is")
 def prompt_share(rng: np.random.Generator) -> Numeric:
     name, p = pick(rng, NAMED), int(rng.integers(5, 255))
-    base, d = base_parameters(name), counted_once((name, "width"), lambda: build(name).config.hidden_size)
-    layers = counted_once((name, "layers"), lambda: build(name).config.num_hidden_layers)
-    ours = p * counted_once((name, "prompt"), lambda: get_peft_model(
+    base, d = base_parameters(name), once((name, "width"), lambda: build(name).config.hidden_size)
+    layers = once((name, "layers"), lambda: build(name).config.num_hidden_layers)
+    ours = p * once((name, "prompt"), lambda: get_peft_model(
         build(name), PromptTuningConfig(num_virtual_tokens=1)).get_nb_trainable_parameters()[0])
     total = base + ours
     return numeric(
@@ -135,7 +135,7 @@ def prompt_share(rng: np.random.Generator) -> Numeric:
 @kind("prompt-places", "prompt", "what a soft prompt costs while the model runs")
 def prompt_places(rng: np.random.Generator) -> Numeric:
     p, n, context = int(rng.integers(5, 121)), int(rng.integers(40, 801)), 1024 * pick(rng, (1, 2, 4, 8))
-    more = counted_once((p, "virtual tokens"), lambda: get_peft_model(
+    more = once((p, "virtual tokens"), lambda: get_peft_model(
         build("gpt2"), PromptTuningConfig(num_virtual_tokens=p)).num_virtual_tokens) / n
     return numeric(
         f"A soft prompt of p = {p} virtual tokens stands before a text of {n} tokens, in a model for {context:,} positions. The work of "

@@ -1,0 +1,210 @@
+"""Weights in four bits: what is stored, how a number is rounded, which codebook loses least, what merging into codes does."""
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+
+import numpy as np
+
+from tinypeft.claims.practice.kinds import choice, kind, numeric, pick, some
+from tinypeft.claims.questions import Choice, Mistake, Need, Numeric, Option, Ordering, Step
+from tinypeft.quant import (
+    ScaledValues,
+    dequantize_4bit,
+    dequantize_blockwise,
+    entropy,
+    equal_mass,
+    get_4bit_type,
+    lloyd_max,
+    quantize_4bit,
+    quantize_blockwise,
+)
+
+SECTION = "06_quantization"
+
+
+@kind("nf4-bits", "quantization", "bits a parameter, constants included", 2)
+def nf4_bits(rng: np.random.Generator) -> Numeric:
+    n_out, n_in = (32 * int(rng.integers(4, 28)) for _ in range(2))
+    blocksize, double = pick(rng, (32, 64, 128, 256)), bool(rng.integers(2))
+    _, state = quantize_4bit(np.ones((n_out, n_in), np.float32), "nf4", blocksize, compress_statistics=double)
+    bits, n, blocks = state.bits_per_parameter, n_out * n_in, state.absmax.size
+    how = ("They are quantized themselves (double quantization): to 8 bits each, with one 32-bit maximum for every 256 of them and "
+           "one 32-bit mean for all" if double else "They are stored in 32 bits each")
+    nested = -(-blocks // 256)
+    constants = 8 * blocks + 32 * nested + 32 if double else 32 * blocks
+    return numeric(
+        f"A matrix of {n_out} x {n_in} is stored in NF4: a 4-bit code for each number, and a maximum for each block of {blocksize} "
+        f"numbers. {how}. How many bits are stored for each parameter?", bits,
+        [Step("blocks", f"{n:,} / {blocksize}, rounded up", f"{blocks:,}"),
+         Step("bits of the constants", f"8 x {blocks:,} + 32 x {nested} + 32" if double else f"32 x {blocks:,}", f"{constants:,}"),
+         Step("for each parameter", f"4 + {constants:,} / {n:,}", f"{bits:.4g} bits")],
+        [Mistake("codes-only", 4, "That is the codes alone. Without the maxima they mean nothing."),
+         Mistake("other-constants", 4 + (32 / blocksize if double else 8 / blocksize + 32 / (256 * blocksize)),
+                 "That stores the maxima in 32 bits; here they are quantized too." if double else
+                 "That quantizes the maxima too. Here they are in 32 bits."),
+         Mistake("16-bit-constants", 4 + 16 / blocksize, "That stores the maxima in 16 bits."),
+         Mistake("constants-only", bits - 4, "That is the constants alone. Each number has its 4-bit code as well."),
+         Mistake("bytes", bits / 8, "Those are bytes; a byte has 8 bits."),
+         Mistake("each-number", 36, "That has a maximum for each number. A block shares one.")],
+        unit="bits", tolerance=0.002, section=SECTION)
+
+
+@kind("nf4-round", "quantization", "a block of numbers, rounded to NF4", 2)
+def nf4_round(rng: np.random.Generator) -> Numeric:
+    code = get_4bit_type("nf4")
+    block = np.round(rng.normal(0, 1, 6), 2)
+    place = int(rng.integers(6))
+    x, largest = float(block[place]), float(np.abs(block).max())
+    packed, state = quantize_4bit(block.astype(np.float32), "nf4")
+    answer, scaled = float(dequantize_4bit(packed, state)[place]), x / largest
+    nearest = int(np.abs(code - scaled).argmin())
+    uniform = round(scaled * 7) / 7
+    towards = code[code <= scaled].max() if scaled > 0 else code[code >= scaled].min()
+    shown = ", ".join(f"{value:.4f}" for value in code)
+    return numeric(
+        f"NF4's values are\n\n    {shown}\n\nA block holds {', '.join(f'{value:g}' for value in block)}. It is divided by its largest "
+        "magnitude, rounded to the nearest of these values, and multiplied again (the maximum is kept in 32 bits). What becomes of "
+        f"{x:g}?", answer,
+        [Step("largest magnitude", "", f"{largest:g}"), Step("scaled", f"{x:g} / {largest:g}", f"{scaled:.4f}"),
+         Step("nearest value", "", f"{code[nearest]:.4f}"),
+         Step("multiplied again", f"{code[nearest]:.4f} x {largest:g}", f"{answer:.4g}")],
+        [Mistake("not-scaled-back", float(code[nearest]), f"That is NF4's value. It is multiplied by the block's maximum, {largest:g}."),
+         Mistake("not-scaled", float(code[np.abs(code - x).argmin()]) * largest, "That looks up the number itself. It is divided by the "
+                                                                                "block's maximum first."),
+         Mistake("neither", float(code[np.abs(code - x).argmin()]), "That rounds the number as it is, without the block's maximum."),
+         Mistake("toward-zero", float(towards) * largest, "That rounds toward zero. The nearest value is taken."),
+         Mistake("uniform", uniform * largest, "That takes 15 equally spaced values, as int4 has. NF4's lie closer together near 0."),
+         Mistake("unchanged", x, "That is the number before. Four bits can keep 16 values in a block, and this is none of them."),
+         Mistake("neighbour", float(code[min(nearest + 1, 15)]) * largest, "That is the next value above; another one is nearer."),
+         Mistake("neighbour-below", float(code[max(nearest - 1, 0)]) * largest, "That is the next value below; another one is nearer.")],
+        tolerance=0.003, section=SECTION)
+
+
+# ---- codebooks, measured --------------------------------------------------------------------------------------------
+
+CODEBOOKS = ("NF4", "FP4", "int4", "equal mass", "Lloyd-Max")
+WORDS = {
+    "NF4": "NF4: midpoints of a normal distribution's quantiles, and 0", "FP4": "FP4: a sign, two bits of exponent, one of mantissa",
+    "int4": "int4: 15 equally spaced values", "equal mass": "equal mass: 16 values that occur equally often in these very numbers",
+    "Lloyd-Max": "Lloyd-Max: 16 values, each the mean of those of these very numbers that it stands for"}
+KINDS_OF_NUMBERS = {"normal": "Normally distributed numbers", "heavy": "Numbers with heavy tails (Student's t, 3 degrees of freedom)"}
+
+
+@functools.lru_cache(maxsize=64)
+def measured(numbers: str, blocksize: int) -> dict[str, tuple[float, float]]:
+    """For each codebook the mean squared error, relative to the numbers' mean square, and the entropy of a code in bits."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(1 << 17) if numbers == "normal" else rng.standard_t(3, 1 << 17)).astype(np.float32)
+    found = {}
+    for name in CODEBOOKS:
+        if name in ("NF4", "FP4", "int4"):
+            packed, state = quantize_4bit(x, name.lower(), blocksize)
+            codes, again = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1), dequantize_4bit(packed, state)
+        elif name == "Lloyd-Max":
+            codes, state = quantize_blockwise(x, lloyd_max(ScaledValues.of_samples(x, blocksize)), blocksize)
+            again = dequantize_blockwise(codes, state)
+        else:
+            values, boundaries = equal_mass(ScaledValues.of_samples(x, blocksize))
+            absmax = np.repeat(quantize_blockwise(x, None, blocksize)[1].absmax, blocksize)
+            codes = np.searchsorted(boundaries, x / absmax)
+            again = values[codes] * absmax
+        error = float(np.mean((again - x).astype(np.float64) ** 2) / np.mean(x.astype(np.float64) ** 2))
+        found[name] = error, float(entropy(np.bincount(codes, minlength=16) / codes.size))
+    return found
+
+
+@kind("codebook", "quantization", "codebooks by what they lose, or by what a code says", 2)
+def codebook(rng: np.random.Generator) -> Ordering:
+    numbers, blocksize, by_error = pick(rng, list(KINDS_OF_NUMBERS)), pick(rng, (32, 64, 128, 256, 512)), bool(rng.integers(2))
+    values = {name: found[0] if by_error else -found[1] for name, found in measured(numbers, blocksize).items()}
+    names = some(rng, CODEBOOKS, pick(rng, (3, 4, 5)))
+    order = sorted(names, key=lambda name: values[name])
+    if any(abs(values[after] - values[before]) < 0.01 * abs(values[before]) for before, after in pairwise(order)):
+        return codebook(rng)  # too near to each other to be told apart
+    letters = dict(zip(names, "ABCDE", strict=False))
+
+    def said(name: str) -> str:
+        return f"{values[name]:.5f}" if by_error else f"{-values[name]:.3f} bits"
+
+    needs = tuple(Need(letters[before], letters[after],
+                   f"measured, {before} {'loses' if by_error else 'has'} {said(before)} and {after} {said(after)}; "
+                   + (_LOSES if by_error else _SAYS)[after if by_error else before],
+                       f"{after}-before-{before}".lower().replace(" ", "-"))
+                  for i, before in enumerate(order) for after in order[i + 1:])
+    asked = ("Put them in order by their mean squared error, the least first." if by_error else
+             "Put them in order by how evenly they use their 16 values (the information in a code), the most even first.")
+    return Ordering(
+        kind="", topic="", lines=tuple(WORDS[name] for name in names), orders=("".join(letters[name] for name in order),),
+        needs=needs, section=SECTION,
+        prompt=f"{KINDS_OF_NUMBERS[numbers]} are stored in blocks of {blocksize} that share a maximum, with 4 bits for "
+               f"each number, by each of these. {asked}",
+        steps=tuple(Step(name, "", ("error over mean square " if by_error else "") + said(name)) for name in order))
+
+
+_LOSES = {
+    "equal mass": "values that occur equally often are not those that lose least, since it is the far numbers that lose most.",
+    "NF4": "it comes from a normal distribution's quantiles, not from minimizing an error.",
+    "int4": "equal steps leave few values for the many numbers near 0.",
+    "FP4": "its values crowd near 0, and lie far apart where errors are large.",
+    "Lloyd-Max": "it is fitted to these numbers, for the least error."}
+_SAYS = {
+    "equal mass": "equal use is what its values are chosen for.",
+    "NF4": "it is often said to use its values equally often, and comes nearer to that than the others, but numbers are divided by "
+           "their block's maximum, which its quantiles do not know of.",
+    "int4": "most numbers are small, and few of its values lie there.", "FP4": "its values near 0 are used seldom.",
+    "Lloyd-Max": "it is fitted to these numbers, so that rare ones do not get values of their own for long."}
+
+
+# ---- merging into codes ---------------------------------------------------------------------------------------------
+
+@functools.lru_cache(maxsize=64)
+def codes_changed(size: float, double: bool) -> tuple[float, float]:
+    """What merging a change of `size` times the weights' own size does to NF4 codes.
+
+    Returns:
+        The share of the codes that become others, and a block's maximum on average, in units of the weights' size.
+    """
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal(1 << 15).astype(np.float32)
+    packed, state = quantize_4bit(W, "nf4", 64, double)
+    base = dequantize_4bit(packed, state)
+    change = (rng.standard_normal(1 << 15) * size * base.std()).astype(np.float32)
+    merged, _ = quantize_4bit(base + change, "nf4", 64, double)
+    changed = np.stack([packed >> 4, packed & 15]) != np.stack([merged >> 4, merged & 15])
+    return float(changed.mean()), float(state.statistics().mean() / W.std())
+
+
+SHARES = (("fewer than 1 in 100", 0.01), ("1 to 10 in 100", 0.1), ("10 to 50 in 100", 0.5), ("50 to 99 in 100", 0.99),
+          ("more than 99 in 100", 1.0))
+SIZES = ((0.002, 0.005, 0.01, 0.015, 0.02), (0.05,), (0.1, 0.12, 0.15), (0.3, 0.4, 0.5))  # of updates, by the share
+
+
+@kind("requantize", "merging", "how many 4-bit codes a merged update changes", 2)
+def requantize(rng: np.random.Generator) -> Choice:
+    size, double = pick(rng, pick(rng, SIZES)), bool(rng.integers(2))
+    shape = f"({64 * int(rng.integers(8, 129)):,}, {64 * int(rng.integers(8, 129)):,})"
+    share, absmax = codes_changed(size, double)
+    right = next(i for i, (_, limit) in enumerate(SHARES) if share <= limit)
+    options = []
+    for i, (text, _) in enumerate(SHARES):
+        why = f"Measured on {1 << 15:,} weights: {share:.1%} of the codes change."
+        if i == right:
+            why += (" To keep the update, dequantize the base and merge into 16 bits." if share < 0.5 else
+                    " What of the update lies between two values is still lost.")
+        elif i > right:
+            why += (" Every weight changes, but its code only if another value becomes the nearest; and a weight that was quantized "
+                    "stands exactly on a value, half a step away from that.")
+        else:
+            why += " The update is not that small beside the steps between NF4's values."
+        options.append(Option(text, why, "" if i == right else "too-many" if i > right else "too-few"))
+    half = absmax * float(np.diff(get_4bit_type("nf4"))[7]) / 2
+    return choice(
+        f"A QLoRA adapter has been trained for W {shape}, stored in NF4 in blocks of 64{', maxima quantized too' * double}; its weights "
+        f"are normally distributed. The update, (alpha/r) B A, has {100 * size:g}% of W's size (root mean square). It is added to the "
+        "dequantized weights, and these are quantized again. How many of the 4-bit codes become others?", options, rng,
+        section="07_qlora", shuffle=False,
+        steps=[Step("a block's largest weight, on average, in units of W's size", "", f"{absmax:.2f}"),
+               Step("half a step of NF4 near 0, in the same units", "", f"{half:.3f}"),
+               Step("the update in these units", "", f"{size:g}"), Step("measured share of codes that change", "", f"{share:.1%}")])
