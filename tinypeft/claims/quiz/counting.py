@@ -8,6 +8,7 @@ from typing import Any
 from tinypeft.budget import CATALOG, base_parameters, build, count_parameters
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.runs import BUNDLED, bundled
 from tinypeft.peft import (
     AdaLoraConfig,
     BitFitConfig,
@@ -15,7 +16,9 @@ from tinypeft.peft import (
     PeftConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
+    ULoraConfig,
     VeraConfig,
+    get_peft_model,
 )
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -225,4 +228,62 @@ def times() -> list[QuizChoice]:
         ])
 
 
-FAMILIES = (variants, virtual_tokens, biases, times)
+def task_vectors() -> list[QuizChoice]:
+    """ULoRA: factors that tasks share, and a vector for each."""
+    def counted(vector: str) -> tuple[int, int]:
+        config = ULoraConfig(r=r, vector=vector, target_modules=["v_proj"], layers_to_transform=[0])
+        model = get_peft_model(bundled(), config, "first")
+        first = model.get_nb_trainable_parameters()[0]
+        model.add_adapter("second", config)
+        model.set_adapter("second")
+        return first, model.get_nb_trainable_parameters()[0]
+
+    r = 8
+    shape: Any = build(BUNDLED).config
+    n_in, out = shape.hidden_size, shape.num_key_value_heads * shape.head_dim
+    (first_rank, next_rank), (first_input, next_input) = counted("rank"), counted("input")
+    values = {"first_rank": first_rank, "next_rank": next_rank, "first_input": first_input, "next_input": next_input}
+    unlike({name: float(value) for name, value in values.items()})
+    given = (f"ULoRA of rank {r} adapts a matrix of {out} x {n_in} (out, in). Its factors A and B belong to all tasks and are "
+             "frozen after the first; each task has a vector v that scales")
+    ask = "How many numbers does"
+    return family(
+        "task-vectors", objective=4, topic="many tasks", methods=("ulora",), section="12_many_tasks",
+        hint="The first task trains A, B and its vector, a later one its vector alone; ask what the vector has an entry for",
+        options={name: f"{value:,}" for name, value in values.items()},
+        prompts=[
+            asked("first_rank",
+                  f"{given} the {r} components of A x. {ask} the first task train?",
+                  "Both factors, and a vector with an entry for each component.",
+                  next_rank="factors-given: The factors have to come from somewhere: the first task trains them.",
+                  first_input="vector-on-the-input: That is with a vector that has an entry for each input.",
+                  next_input="vector-on-the-input-alone: That is a vector with an entry for each input, without the factors.",
+                  steps=(Step("r (in + out) + r", f"{r} x ({n_in} + {out}) + {r}", f"{first_rank:,}"),)),
+            asked("next_rank",
+                  f"{given} the {r} components of A x. {ask} the second task train?",
+                  "Its vector alone, as long as the rank: the factors stay as the first task left them.",
+                  first_rank="factors-trained-again: If the second task moved the factors, it would change the first one's "
+                             "answers.",
+                  next_input="vector-on-the-input: That is with an entry for each input.",
+                  first_input="vector-on-the-input-and-factors: That is with the factors, and an entry for each input."),
+            asked("first_input",
+                  f"{given} the {n_in} inputs before A, as diag(v) A B is printed for row vectors. {ask} the first task "
+                  "train?",
+                  "Both factors, and a vector with an entry for each input: printed that way, v is as long as a row of x.",
+                  first_rank="vector-on-the-rank: The words beside the formula mean that, components of the rank; the formula "
+                             "does not.",
+                  next_input="factors-given: The first task trains the factors too.",
+                  next_rank="vector-on-the-rank-alone: That is a vector with an entry for each component, without the "
+                            "factors.",
+                  steps=(Step("r (in + out) + in", f"{r} x ({n_in} + {out}) + {n_in}", f"{first_input:,}"),)),
+            asked("next_input",
+                  f"{given} the {n_in} inputs before A, as diag(v) A B is printed for row vectors. {ask} the second task "
+                  "train?",
+                  "Its vector alone, as long as the input.",
+                  next_rank="vector-on-the-rank: That is with an entry for each component of the rank.",
+                  first_input="factors-trained-again: The factors are frozen after the first task.",
+                  first_rank="vector-on-the-rank-and-factors: That is with the factors, and an entry for each component."),
+        ])
+
+
+FAMILIES = (variants, virtual_tokens, biases, times, task_vectors)

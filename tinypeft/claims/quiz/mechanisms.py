@@ -22,6 +22,9 @@ from tinypeft.peft import (
     get_peft_model,
 )
 
+# Measured by `tinypeft compare --task surnames-pl`: bits per character of US names after learning Polish ones; README's table.
+US_BITS = {"untouched base": 3.136, "prompt tuning": 3.485, "LoRA": 4.090, "full fine-tuning": 4.332}
+
 
 def _shapes(config: PeftConfig) -> str:
     """The shapes of what is trained, with how many tensors there are of each."""
@@ -263,4 +266,46 @@ def overhead() -> list[QuizChoice]:
         ])
 
 
-FAMILIES = (files, factor_files, attention, passes, overhead)
+def forgetting() -> list[QuizChoice]:
+    """What a model still can after it has learned something else: recorded by `tinypeft compare`."""
+    values = {"unplugged": US_BITS["untouched base"], "prompt": US_BITS["prompt tuning"], "lora": US_BITS["LoRA"],
+              "full": US_BITS["full fine-tuning"]}
+    unlike(values, 1.04)
+    given = (f"A small model of US surnames needs {values['unplugged']} bits for a character of them. It is adapted to Polish "
+             "surnames, on which full fine-tuning and LoRA get almost equally good, prompt tuning much less so.")
+    ask = "How many bits does it then need for a character of US surnames?"
+    return family(
+        "forgetting", objective=4, topic="forgetting", methods=("lora", "full fine-tuning", "prompt"), section="04_lora/training",
+        hint="A frozen weight can be had back; what the adapted model computes has changed as far as it has learned",
+        options={name: f"{value:.3f} bits" for name, value in values.items()},
+        prompts=[
+            asked("unplugged",
+                  f"{given} The method is LoRA, and the adapter is then switched off. {ask}",
+                  "The weights were frozen: without the adapter it is the base, bit for bit.",
+                  prompt="drift-remains: With its adapter off it is the base again; nothing has drifted.",
+                  lora="adapter-still-on: That is with the adapter switched on.",
+                  full="weights-overwritten: LoRA overwrites no weights."),
+            asked("lora",
+                  f"{given} The method is LoRA, and the adapter is active. {ask}",
+                  "Frozen weights do not keep the adapted function where it was: it has learned other names, and forgets about "
+                  "as much as by full fine-tuning, a little less.",
+                  unplugged="lora-forgets-nothing: That is the base. With the adapter on the function is another one.",
+                  prompt="lora-forgets-little: So little is forgotten by a method that learns little.",
+                  full="lora-forgets-as-much: That is full fine-tuning; LoRA forgets somewhat less here."),
+            asked("full",
+                  f"{given} The method is full fine-tuning. {ask}",
+                  "It forgets most, and the base is gone unless a copy was kept.",
+                  unplugged="full-starts-at-the-base: Before the first update it is the base, as with every method; then it "
+                            "moves.",
+                  prompt="learning-is-free: So little is forgotten by a method that learns little.",
+                  lora="full-forgets-less: Every weight can move: it forgets more than an adapter does."),
+            asked("prompt",
+                  f"{given} The method is prompt tuning, and the prompt is active. {ask}",
+                  "What learns little forgets little: the prompt steers a frozen model, and not very far.",
+                  unplugged="prompt-forgets-nothing: That is the base without the prompt: with it US names are less likely.",
+                  lora="prompt-as-lora: LoRA, which has learned far more Polish, has forgotten that much.",
+                  full="soft-prompt-overwrites: No weights are changed, and far less is learned."),
+        ])
+
+
+FAMILIES = (files, factor_files, attention, passes, overhead, forgetting)
