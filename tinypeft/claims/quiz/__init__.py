@@ -1,1 +1,95 @@
-"""The quiz."""
+"""The quiz: questions over five learning objectives, every number in them computed. `tinypeft quiz --list`.
+
+    draw("qlora", count=5, seed=0)      five questions on a topic, a method, an objective or a family
+
+Questions come in families that share their options (family.py); two of one family are drawn only when no other is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tinypeft.claims.quiz import (  # noqa: F401  (they enter their families)
+    counting,
+    design,
+    four_bits,
+    low_rank,
+    mechanisms,
+    starting,
+    training_memory,
+)
+from tinypeft.claims.quiz.family import FAMILIES, OBJECTIVES, Family, QuizChoice
+from tinypeft.nn import generator
+from tinypeft.nn.module import near
+
+__all__ = ["FAMILIES", "OBJECTIVES", "Family", "QuizChoice", "all_questions", "draw", "find_families"]
+
+
+def all_questions() -> tuple[QuizChoice, ...]:
+    """All of them, by objective, options in the order of their tables; computed once, in a few seconds."""
+    families = sorted(FAMILIES.values(), key=lambda family: family.objective)
+    return tuple(question for family in families for question in family.questions)
+
+
+def find_families(topic: str | None) -> list[Family]:
+    """The families on a topic.
+
+    Args:
+        topic: a topic, a method, an objective ("1" to "5"), or a family's name; None for all.
+
+    Raises:
+        ValueError: none of these; near names are listed.
+    """
+    def names(family: Family) -> set[str]:
+        return {family.topic, *family.methods, str(family.objective), family.name}
+
+    found = [family for family in FAMILIES.values() if topic is None or topic.strip().lower() in names(family)]
+    if not found:
+        known = sorted({name for family in FAMILIES.values() for name in names(family) - {family.name}})
+        hint = near(str(topic).lower(), {*known, *FAMILIES})
+        raise ValueError(f"no question is on {topic!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
+                         + f"Topics, methods and objectives: {', '.join(known)}")
+    return found
+
+
+def draw(topic: str | None = None, *, count: int = 10, seed: int = 0) -> Iterator[QuizChoice]:
+    """Questions in an order, and with options in an order, that follow from the seed.
+
+    Objectives take turns, and so do families. A family is computed when a question of it is taken, so that the first is there
+    at once.
+
+    Args:
+        topic: see `find_families`.
+        count: how many at most.
+
+    Raises:
+        ValueError: an unknown topic, or a count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count={count}: expected at least 1 question")
+    families = find_families(topic)
+    random = generator(seed, "quiz", "draw")
+    families = [families[i] for i in random.permutation(len(families))]
+    turn = {family.name: [f.objective for f in families[:i]].count(family.objective) for i, family in enumerate(families)}
+    first = [int(objective) for objective in random.permutation(sorted(OBJECTIVES))]
+    families.sort(key=lambda family: (turn[family.name], first.index(family.objective)))
+    return _taken(families, topic, count, seed)
+
+
+def _taken(families: list[Family], topic: str | None, count: int, seed: int) -> Iterator[QuizChoice]:
+    left: dict[str, list[QuizChoice]] = {}
+    taken = 0
+    while families and taken < count:
+        for family in list(families):
+            if family.name not in left:
+                of_method = topic is not None and topic.strip().lower() in set(family.methods) - {family.topic}
+                questions = [q for q in family.questions if not of_method or str(topic).strip().lower() in q.methods]
+                order = generator(seed, "quiz", family.name).permutation(len(questions))
+                left[family.name] = [questions[i] for i in order]
+            if not left[family.name]:
+                families.remove(family)
+                continue
+            yield left[family.name].pop().shuffle(seed)
+            taken += 1
+            if taken == count:
+                return

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinypeft.budget import CATALOG, base_parameters, build, count_parameters
 from tinypeft.claims.questions import Step
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import BUNDLED, bundled
 from tinypeft.peft import (
     AdaLoraConfig,
@@ -29,7 +29,8 @@ def trained(model: str, config: PeftConfig) -> int:
     return count_parameters(model, config).trainable
 
 
-def variants() -> list[QuizChoice]:
+@family("variants", objective=4, topic="parameters", methods=("lora", "dora", "adalora", "vera"), section="04_lora/low-rank")
+def variants() -> Table:
     """LoRA and three of its variants on one matrix."""
     r = 16
     one: dict[str, Any] = {"target_modules": ["k_proj"], "layers_to_transform": [0]}
@@ -40,8 +41,7 @@ def variants() -> list[QuizChoice]:
     values = {name: trained("llama-3-8b", config) for name, config in configs.items()}
     unlike({name: float(value) for name, value in values.items()}, 1.0001)
     given = f"A weight of {out} x {n_in} (out, in) is adapted with rank {r}."
-    return family(
-        "variants", objective=4, topic="parameters", methods=("lora",), section="04_lora/low-rank",
+    return Table(
         hint="LoRA trains A and B; DoRA adds a number for each output, AdaLoRA one for each rank; VeRA trains two vectors only",
         options={name: f"{value:,}" for name, value in values.items()},
         prompts=[
@@ -79,7 +79,8 @@ def variants() -> list[QuizChoice]:
         ])
 
 
-def virtual_tokens() -> list[QuizChoice]:
+@family("virtual-tokens", objective=4, topic="soft prompts", methods=("prefix", "prompt"), section="09_prefix_prompt")
+def virtual_tokens() -> Table:
     """Prefix and prompt tuning, with and without grouped queries."""
     p = 20
     config: Any = build("llama-2-7b").config
@@ -92,8 +93,7 @@ def virtual_tokens() -> list[QuizChoice]:
     values["layer"] = values["prefix"] // layers
     unlike({name: float(value) for name, value in values.items()})
     shape = f"{layers} layers, width {d}, as many key-value heads as query heads"
-    return family(
-        "virtual-tokens", objective=4, topic="soft prompts", methods=("prefix", "prompt"), section="09_prefix_prompt",
+    return Table(
         hint="A prompt is rows of the embedding; a prefix is keys and values in each layer, as wide as those of the layer are",
         options={name: f"{value:,}" for name, value in values.items()},
         prompts=[
@@ -134,7 +134,8 @@ def virtual_tokens() -> list[QuizChoice]:
         ])
 
 
-def biases() -> list[QuizChoice]:
+@family("biases", objective=4, topic="bitfit", methods=("bitfit",), section="10_bitfit_norms_ia3")
+def biases() -> Table:
     """What share of a model BitFit trains."""
     shares = {name: trained(name, BitFitConfig()) / base_parameters(name) for name in ("gpt2", "opt-6.7b", "qwen2-7b")}
     found = [p.size for name, p in build("llama-2-7b").named_parameters() if name.endswith("bias")]
@@ -143,8 +144,7 @@ def biases() -> list[QuizChoice]:
     unlike(shares)
     ask = "Which share of all parameters does BitFit train in"
     small, large = (f"width {build(name).config.hidden_size:,}" for name in ("gpt2", "opt-6.7b"))
-    return family(
-        "biases", objective=4, topic="bitfit", methods=("bitfit",), section="10_bitfit_norms_ia3",
+    return Table(
         hint="Ask which layers have biases at all; a bias grows with the width, the weights with its square",
         options={key[name]: f"{share * 100:.2g} %" for name, share in shares.items()},
         prompts=[
@@ -179,7 +179,8 @@ def biases() -> list[QuizChoice]:
         ])
 
 
-def times() -> list[QuizChoice]:
+@family("times", objective=4, topic="parameters", methods=("lora", "qlora", "dora"), section="07_qlora")
+def times() -> Table:
     """By what LoRA's count is multiplied when the configuration changes."""
     base = LoraConfig(r=16, target_modules=ATTENTION)
     changed = {"same": replace(base, lora_alpha=2 * base.lora_alpha), "double": replace(base, r=32),
@@ -190,8 +191,7 @@ def times() -> list[QuizChoice]:
     unlike(values)
     given = "Llama-2-7B has LoRA of rank 16 on q_proj, k_proj, v_proj and o_proj, all square."
     ask = "By what is the number of trained parameters multiplied?"
-    return family(
-        "times", objective=4, topic="parameters", methods=("lora", "qlora", "dora"), section="07_qlora",
+    return Table(
         hint="What is trained is A and B (and what the variant adds); neither alpha nor the base's storage is among it",
         options={name: f"{value:.3g}" for name, value in values.items()},
         prompts=[
@@ -228,7 +228,8 @@ def times() -> list[QuizChoice]:
         ])
 
 
-def task_vectors() -> list[QuizChoice]:
+@family("task-vectors", objective=4, topic="many tasks", methods=("ulora",), section="12_many_tasks")
+def task_vectors() -> Table:
     """ULoRA: factors that tasks share, and a vector for each."""
     def counted(vector: str) -> tuple[int, int]:
         config = ULoraConfig(r=r, vector=vector, target_modules=["v_proj"], layers_to_transform=[0])
@@ -247,8 +248,7 @@ def task_vectors() -> list[QuizChoice]:
     given = (f"ULoRA of rank {r} adapts a matrix of {out} x {n_in} (out, in). Its factors A and B belong to all tasks and are "
              "frozen after the first; each task has a vector v that scales")
     ask = "How many numbers does"
-    return family(
-        "task-vectors", objective=4, topic="many tasks", methods=("ulora",), section="12_many_tasks",
+    return Table(
         hint="The first task trains A, B and its vector, a later one its vector alone; ask what the vector has an entry for",
         options={name: f"{value:,}" for name, value in values.items()},
         prompts=[
@@ -284,6 +284,3 @@ def task_vectors() -> list[QuizChoice]:
                   first_input="factors-trained-again: The factors are frozen after the first task.",
                   first_rank="vector-on-the-rank-and-factors: That is with the factors, and an entry for each component."),
         ])
-
-
-FAMILIES = (variants, virtual_tokens, biases, times, task_vectors)

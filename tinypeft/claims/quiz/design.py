@@ -8,7 +8,7 @@ from tinypeft.budget import Breakdown, adapter_bytes, base_parameters, build, co
 from tinypeft.budget.cards import cards_needed
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.counting import ATTENTION
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.four_bits import NF4
 from tinypeft.claims.quiz.runs import bundled
 from tinypeft.claims.quiz.training_memory import LORA
@@ -19,7 +19,8 @@ CARD = 24e9
 GROWING = ("adapter weights", "gradients", "optimizer states")  # with the rank, in QLoRA
 
 
-def ranks_that_fit() -> list[QuizChoice]:
+@family("ranks-that-fit", objective=5, topic="planning", methods=("qlora",), section="13_planning")
+def ranks_that_fit() -> Table:
     """The largest rank for a card, by where it is put and how its numbers are stored."""
     model = "llama-2-13b"
     places: dict[str, Any] = {"few": ATTENTION, "all": "all-linear"}
@@ -43,8 +44,7 @@ def ranks_that_fit() -> list[QuizChoice]:
     ask = "Up to which rank does it fit?"
     sixteen, thirty_two = (f"adapter weights and gradients in {dtype} ({each:.0f} bytes for each trained number)"
                            for dtype, each in bytes_each.items())
-    return family(
-        "ranks-that-fit", objective=5, topic="planning", methods=("qlora",), section="13_planning",
+    return Table(
         hint="Take the base, activations and logits off the card; divide the rest by what one more rank costs, bytes times r's "
              "numbers",
         options={name: f"r = {value:,}" for name, value in values.items()},
@@ -78,7 +78,8 @@ def ranks_that_fit() -> list[QuizChoice]:
         ])
 
 
-def cards() -> list[QuizChoice]:
+@family("cards", objective=5, topic="planning", methods=("qlora", "lora", "full fine-tuning"), section="13_planning")
+def cards() -> Table:
     """How many cards for 70B."""
     model = "llama-2-70b"
     needs: dict[str, tuple[Breakdown, float]] = {}
@@ -92,8 +93,7 @@ def cards() -> list[QuizChoice]:
     given = "Llama-2-70B is trained on 1 row of 2,048 tokens, gradient checkpointing, Adam."
     ask = ("How many cards does it take at least, if weights, gradients and optimizer states are spread evenly and nothing is "
            "lost?")
-    return family(
-        "cards", objective=5, topic="planning", methods=("qlora", "lora", "full fine-tuning"), section="13_planning",
+    return Table(
         hint="Compare the base alone with the card first: half a byte a parameter and some, two bytes, or sixteen with all "
              "that training adds",
         options={name: str(value) for name, value in count.items()},
@@ -127,7 +127,8 @@ def cards() -> list[QuizChoice]:
         ])
 
 
-def storage() -> list[QuizChoice]:
+@family("storage", objective=5, topic="serving", methods=("lora", "qlora"), section="12_many_tasks")
+def storage() -> Table:
     """Twenty tasks: what is stored, apart and merged."""
     model, tasks, lora = "llama-2-7b", 20, LoraConfig(r=8, target_modules=ATTENTION)
     base, one = 2.0 * base_parameters(model), float(adapter_bytes(model, lora, "bfloat16"))
@@ -136,8 +137,7 @@ def storage() -> list[QuizChoice]:
     unlike(values)
     given = (f"{tasks} tasks have each a LoRA of r=8 on q_proj, k_proj, v_proj and o_proj of Llama-2-7B; an adapter in "
              f"bfloat16 is {format_bytes(one)}.")
-    return family(
-        "storage", objective=5, topic="serving", methods=("lora", "qlora"), section="12_many_tasks",
+    return Table(
         hint="Ask how many bases there are, in how many bits, and whether an adapter is part of one or stands beside it",
         options={name: format_bytes(value) for name, value in values.items()},
         prompts=[
@@ -172,7 +172,8 @@ def storage() -> list[QuizChoice]:
         ])
 
 
-def choices() -> list[QuizChoice]:
+@family("choices", objective=5, topic="planning", methods=("lora", "qlora", "prompt"), section="13_planning")
+def choices() -> Table:
     """Which of four ways, for which needs; the reasons are counted."""
     seven, thirteen = "llama-2-7b", "llama-2-13b"
     prompt, thinnest = (format_bytes(adapter_bytes(seven, config, "bfloat16"))
@@ -180,8 +181,7 @@ def choices() -> list[QuizChoice]:
     small = memory(thirteen, LORA, quantization=NF4)
     large = format_bytes(2.0 * base_parameters(thirteen))
     base = format_bytes(2.0 * base_parameters(seven))
-    return family(
-        "choices", objective=5, topic="planning", methods=("lora", "qlora", "prompt"), section="13_planning",
+    return Table(
         hint="Look for the need that rules most of them out: memory for training, bytes for a task, work for a token, tasks in "
              "one batch",
         options={"merged": "LoRA on a 16-bit base, merged after training", "apart": "LoRA on a 16-bit base, kept apart from it",
@@ -229,12 +229,12 @@ def choices() -> list[QuizChoice]:
         ])
 
 
-def symptoms() -> list[QuizChoice]:
+@family("symptoms", objective=5, topic="troubleshooting", methods=("lora", "qlora"), section="04_lora/merge")
+def symptoms() -> Table:
     """What users of peft report, and what is behind it."""
     reloaded = count_parameters("tinypeft/surnames", LoraConfig(r=8)).trainable
     ask = "What is behind it?"
-    return family(
-        "symptoms", objective=5, topic="troubleshooting", methods=("lora", "qlora"), section="04_lora/merge",
+    return Table(
         hint="Ask what is frozen, what needs a gradient, what belongs to the base, and what was rounded",
         options={"frozen": "an adapter is loaded for use, which leaves it frozen",
                  "checkpoint": "checkpointing is given inputs that want no gradient",
@@ -279,7 +279,8 @@ def symptoms() -> list[QuizChoice]:
         ])
 
 
-def learning_rates() -> list[QuizChoice]:
+@family("learning-rates", objective=5, topic="lora+", methods=("lora+",), section="11_optimization")
+def learning_rates() -> Table:
     """What LoRA+ gives to A, to B and to an embedding's LoRA: read off the optimizer's groups."""
     rate, ratio = 2e-4, 16
     model = get_peft_model(bundled(), LoraConfig(target_modules=["embed_tokens", "q_proj"]))
@@ -293,8 +294,7 @@ def learning_rates() -> list[QuizChoice]:
     values = {"A": found["A"], "B": found["B"], "embedding": found["embedding_A"], "inverse": rate / ratio}
     unlike(values)
     given = f"create_loraplus_optimizer(model, AdamW, lr={rate:g}, loraplus_lr_ratio={ratio})"
-    return family(
-        "learning-rates", objective=5, topic="lora+", methods=("lora+",), section="11_optimization",
+    return Table(
         hint="lr is the rate of A, B has loraplus_lr_ratio times as much, and LoRA on embeddings has a rate of its own",
         options={name: f"{value:.3g}" for name, value in values.items()},
         prompts=[
@@ -325,6 +325,3 @@ def learning_rates() -> list[QuizChoice]:
                   embedding="embedding-default: That is the default for embeddings.",
                   steps=(Step("rate of B / ratio", f"{rate:g} / {ratio}", f"{values['inverse']:.3g}"),)),
         ])
-
-
-FAMILIES = (ranks_that_fit, cards, storage, choices, symptoms, learning_rates)

@@ -2,14 +2,16 @@
 
 Whoever reads only options must not be able to tell the right one. Length, precision or tone cannot give it away where the same
 four texts answer four prompts, and each is right once; what is wrong with an option depends on what was asked, and so each
-prompt explains it anew. Such a family is a table:
+prompt explains it anew. A family is a function that computes such a table:
 
+    hint        what all of its questions turn on
     options     key -> text
     prompts     one for each key, with what to say about each of the options
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,6 +49,8 @@ class QuizChoice(Choice):
         return replace(self, options=shuffled(self.options, generator(seed, "quiz", self.kind)))
 
 
+# ---- the table ------------------------------------------------------------------------------------------------------
+
 @dataclass(frozen=True)
 class Asked:
     """One prompt of a family.
@@ -80,29 +84,70 @@ def asked(key: str, prompt: str, why: str, /, *, steps: Sequence[Step] = (), dra
     return Asked(key, prompt, why, {option: split(text) for option, text in wrong.items()}, steps, draw, methods)
 
 
-def family(name: str, *, objective: int, topic: str, methods: tuple[str, ...], options: Mapping[str, str],
-           prompts: Sequence[Asked], hint: str, section: str = "") -> list[QuizChoice]:
-    """The questions of a family.
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What a family computes; see the top of this file."""
 
-    Args:
-        hint: what all of them turn on; the first step of the worked solutions.
+    hint: str
+    options: Mapping[str, str]
+    prompts: Sequence[Asked]
 
-    Raises:
-        ValueError: options that are not distinct, not each right once, or not all explained.
+
+# ---- families -------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Family:
+    """A table, computed when it is first needed, and what is known of it before.
+
+    Attributes:
+        about: in a sentence.
+        Others: see QuizChoice.
     """
-    if len(set(options.values())) < len(options) or sorted(one.key for one in prompts) != sorted(options):
-        raise ValueError(f"{name}: options must differ, and each must be right once; they are {dict(options)}, and right are "
-                         f"{[one.key for one in prompts]}")
-    if bad := [one.key for one in prompts if one.wrong.keys() != options.keys() - {one.key}]:
-        raise ValueError(f"{name}: for {', '.join(bad)}, an explanation is missing, or is of no option")
-    questions = []
-    for one in prompts:
-        given = {key: ("", one.why) if key == one.key else one.wrong[key] for key in options}
-        questions.append(QuizChoice(
-            kind=f"{name}.{one.key}", topic=topic, prompt=one.prompt, section=section, objective=objective, family=name,
-            methods=one.methods or methods, draw=one.draw, steps=(Step(hint), *one.steps),
-            options=tuple(Option(options[key], why, mistake) for key, (mistake, why) in given.items())))
-    return questions
+
+    name: str
+    objective: int
+    topic: str
+    methods: tuple[str, ...]
+    section: str
+    about: str
+    table: Callable[[], Table]
+
+    @functools.cached_property
+    def questions(self) -> tuple[QuizChoice, ...]:
+        """One for each prompt.
+
+        Raises:
+            ValueError: options that are not distinct, not each right once, or not all explained.
+        """
+        table = self.table()
+        options, right = table.options, [one.key for one in table.prompts]
+        if len(set(options.values())) < len(options) or sorted(right) != sorted(options):
+            raise ValueError(f"{self.name}: options must differ, and each must be right once; they are {dict(options)}, and "
+                             f"right are {right}")
+        if bad := [one.key for one in table.prompts if one.wrong.keys() != options.keys() - {one.key}]:
+            raise ValueError(f"{self.name}: for {', '.join(bad)}, an explanation is missing, or is of no option")
+        return tuple(self._question(one, table) for one in table.prompts)
+
+    def _question(self, one: Asked, table: Table) -> QuizChoice:
+        given = {key: ("", one.why) if key == one.key else one.wrong[key] for key in table.options}
+        return QuizChoice(
+            kind=f"{self.name}.{one.key}", topic=self.topic, prompt=one.prompt, section=self.section, objective=self.objective,
+            family=self.name, methods=one.methods or self.methods, draw=one.draw, steps=(Step(table.hint), *one.steps),
+            options=tuple(Option(table.options[key], why, mistake) for key, (mistake, why) in given.items()))
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def family(name: str, *, objective: int, topic: str, methods: tuple[str, ...], section: str
+           ) -> Callable[[Callable[[], Table]], Family]:
+    """Enter a table in the quiz; the first line of its docstring says what it is about."""
+    def enter(table: Callable[[], Table]) -> Family:
+        about = (table.__doc__ or "").partition("\n")[0]
+        FAMILIES[name] = Family(name, objective, topic, methods, section, about, table)
+        return FAMILIES[name]
+
+    return enter
 
 
 def unlike(values: Mapping[str, float], least: float = 1.02) -> None:

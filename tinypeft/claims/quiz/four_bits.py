@@ -12,7 +12,7 @@ from tinypeft import viz
 from tinypeft.budget import base_parameters, build, format_bytes
 from tinypeft.budget.memory import memory
 from tinypeft.claims.questions import Step
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import BUNDLED
 from tinypeft.models import AutoModelForCausalLM
 from tinypeft.peft import LoraConfig, get_peft_model
@@ -31,7 +31,8 @@ NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_
 INT8 = BitsAndBytesConfig(load_in_8bit=True)
 
 
-def bits() -> list[QuizChoice]:
+@family("bits", objective=3, topic="quantization", methods=("qlora",), section="06_quantization")
+def bits() -> Table:
     """Bits a parameter, by block size and with or without double quantization: measured on what is stored."""
     def measured(blocksize: int, double: bool) -> float:
         return quantize_4bit(np.ones(2**18, np.float32), "nf4", blocksize, double)[1].bits_per_parameter
@@ -41,8 +42,7 @@ def bits() -> list[QuizChoice]:
     unlike(values, 1.005)
     ask = ("How many bits are stored for each parameter, constants included? (float32 maxima; where they are quantized: to 8 "
            "bits, in blocks of 256 with a float32 maximum each)")
-    return family(
-        "bits", objective=3, topic="quantization", methods=("qlora",), section="06_quantization",
+    return Table(
         hint="A constant is shared by a block: divide its bits by the block size; double quantization adds a small one for 256 "
              "blocks",
         options={name: f"{value:.3f}" for name, value in values.items()},
@@ -100,7 +100,8 @@ def _draw_codebooks() -> viz.Picture:
                                                                                "codebooks")
 
 
-def codebooks() -> list[QuizChoice]:
+@family("codebooks", objective=3, topic="quantization", methods=("qlora",), section="06_quantization")
+def codebooks() -> Table:
     """NF4 and the codebooks that it is taken for: entropy and errors by integration."""
     seen, books = _codebooks()
     measured = {name: regions(code, seen, boundaries) for name, (code, boundaries) in books.items()}
@@ -111,8 +112,7 @@ def codebooks() -> list[QuizChoice]:
     key = {name: name.replace(" ", "_").replace("-", "_") for name in books}
     given = ("Normally distributed weights are stored in blocks of 64, each divided by its largest magnitude, in one of the "
              "four codebooks of the figure.")
-    return family(
-        "codebooks", objective=3, topic="quantization", methods=("qlora",), section="06_quantization",
+    return Table(
         hint="A code that is used as often as every other carries most information; the least squared error asks for something "
              "else",
         options={key[name]: name for name in books},
@@ -162,7 +162,8 @@ def codebooks() -> list[QuizChoice]:
         ])
 
 
-def expanded() -> list[QuizChoice]:
+@family("expanded", objective=3, topic="qlora", methods=("qlora",), section="07_qlora")
+def expanded() -> Table:
     """What of a four-bit 70B model is there in 16 bits, and when."""
     model: Any = build("llama-2-70b")
     layer = model.model.layers[0]
@@ -171,8 +172,7 @@ def expanded() -> list[QuizChoice]:
               "stored": stored.parts["base weights"], "copy": 2.0 * base_parameters("llama-2-70b")}
     unlike(values)
     given = "Llama-2-70B is loaded in NF4 with double quantization, to be run and adapted in bfloat16."
-    return family(
-        "expanded", objective=3, topic="qlora", methods=("qlora",), section="07_qlora",
+    return Table(
         hint="A weight in four bits is turned into 16 bits when it is multiplied with, and dropped again",
         options={name: format_bytes(value) for name, value in values.items()},
         prompts=[
@@ -229,14 +229,14 @@ def _merge_loss(config: BitsAndBytesConfig, share: float, dequantized: bool = Fa
     return float(np.mean([layer.merge_loss for layer in layers]))
 
 
-def requantized() -> list[QuizChoice]:
+@family("requantized", objective=3, topic="qlora", methods=("qlora",), section="07_qlora")
+def requantized() -> Table:
     """What merging loses: measured on a small model."""
     values = {"float": _merge_loss(NF4, 0.015, dequantized=True), "int8": _merge_loss(INT8, 0.015),
               "large": _merge_loss(NF4, 0.3), "nf4": _merge_loss(NF4, 0.015)}
     unlike(values)
     ask = "How large is the error of the merged weights, |change made - change wanted| / |change wanted|?"
-    return family(
-        "requantized", objective=3, topic="qlora", methods=("qlora",), section="07_qlora",
+    return Table(
         hint="Merged weights are rounded to the base's codes again; compare the change with the distance between two codes",
         options={name: f"about {value:.0%}" for name, value in values.items()},
         prompts=[
@@ -276,6 +276,3 @@ def requantized() -> list[QuizChoice]:
                   large="part-is-lost: No code is chosen again, so that nothing of the update can be lost, be it small or "
                         "large."),
         ])
-
-
-FAMILIES = (bits, codebooks, expanded, requantized)

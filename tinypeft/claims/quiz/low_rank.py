@@ -9,7 +9,7 @@ import numpy as np
 from tinypeft import viz
 from tinypeft.budget import base_parameters, count_parameters
 from tinypeft.claims.questions import Step
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import BUNDLED, bundled
 from tinypeft.peft import LoraConfig, SubspaceConfig, best_low_rank, get_peft_model
 
@@ -18,7 +18,8 @@ BASE_BITS, FULL_BITS = 3.633, 2.719  # of the base, and after full fine-tuning, 
 GAINS = {64: 0.23, 256: 0.48, 1024: 0.76, 4096: 0.900}  # dimensions -> share of full fine-tuning's gain
 
 
-def degrees() -> list[QuizChoice]:
+@family("degrees", objective=2, topic="low rank", methods=("lora",), section="04_lora/low-rank")
+def degrees() -> Table:
     """The numbers that LoRA trains, and how many dimensions its changes have: ranks of Jacobians."""
     out, n_in, r = 12, 10, 3
     random = np.random.default_rng(0)
@@ -29,8 +30,7 @@ def degrees() -> list[QuizChoice]:
               "B_only": _rank(by_B)}
     unlike(values)
     given = f"LoRA of rank {r} on a matrix of {out} x {n_in}"
-    return family(
-        "degrees", objective=2, topic="low rank", methods=("lora",), section="04_lora/low-rank",
+    return Table(
         hint="B A does not change when A becomes M A and B becomes B M^-1, for any invertible r x r matrix M",
         options={name: str(value) for name, value in values.items()},
         prompts=[
@@ -52,8 +52,7 @@ def degrees() -> list[QuizChoice]:
                   span="set-for-its-span: All matrices of that rank together span so much, but from one of them only some "
                        "directions keep the rank.",
                   B_only="one-factor: So it is while A stays frozen. A moves the row space too.",
-                  steps=(Step("rank of the derivative of B A by A and B", f"{r} x ({out} + {n_in} - {r})",
-                              str(values["set"])),)),
+                  steps=(Step("rank of the derivative of B A by A and B", f"{r} x ({out} + {n_in} - {r})", str(values["set"])),)),
             asked("span",
                   f"{given}: what is the dimension of the smallest linear subspace that contains every change B A it can "
                   "make?",
@@ -77,7 +76,8 @@ def degrees() -> list[QuizChoice]:
         ])
 
 
-def ranks() -> list[QuizChoice]:
+@family("ranks", objective=2, topic="low rank", methods=("lora", "weighted merging", "dora"), section="04_lora/spectrum")
+def ranks() -> Table:
     """The rank of what several adapters change together: measured."""
     model = get_peft_model(bundled(), LoraConfig(r=8, init_lora_weights=False, target_modules=["q_proj"]), "a")
     for name, r in (("b", 8), ("c", 16)):
@@ -95,8 +95,7 @@ def ranks() -> list[QuizChoice]:
     unlike(values)
     side = layer.base_layer.out_features
     ask = f"what is the rank of the change of a {side} x {side} query matrix, with trained adapters?"
-    return family(
-        "ranks", objective=2, topic="low rank", methods=("lora", "weighted merging"), section="04_lora/spectrum",
+    return Table(
         hint="The rank of a product is at most that of its factors, the rank of a sum at most the sum of the ranks",
         options={name: str(value) for name, value in values.items()},
         prompts=[
@@ -144,7 +143,8 @@ def _rank(matrix: np.ndarray) -> int:
     return int(np.linalg.matrix_rank(matrix.astype(np.float64), tol=3e-6 * np.linalg.norm(matrix, 2)))
 
 
-def spectrum() -> list[QuizChoice]:
+@family("spectrum", objective=2, topic="low rank", methods=("lora",), section="04_lora/spectrum")
+def spectrum() -> Table:
     """How much of a change a rank keeps, by its norm and by its square."""
     singular_values, falls = 0.8 ** np.arange(48), 0.8
     random = np.random.default_rng(0)
@@ -166,8 +166,7 @@ def spectrum() -> list[QuizChoice]:
     given = (f"The singular values of a change, 48 x 64, begin with 1, and each is {falls:g} times the one before (figure). "
              "Which is the smallest rank r such that the best B A of this rank")
     share = f"what is left over begins at the (r+1)-th value, so that |change - B A| / |change| is {falls:g}^r"
-    return family(
-        "spectrum", objective=2, topic="low rank", methods=("lora",), section="04_lora/spectrum",
+    return Table(
         hint="The best B A keeps the r largest singular values (Eckart and Young 1936), and norms are roots of sums of squares",
         options={name: f"r = {value}" for name, value in values.items()},
         prompts=[
@@ -208,7 +207,8 @@ def spectrum() -> list[QuizChoice]:
         ])
 
 
-def intrinsic() -> list[QuizChoice]:
+@family("intrinsic", objective=2, topic="intrinsic dimension", methods=("subspace",), section="05_intrinsic_dimension")
+def intrinsic() -> Table:
     """What has to be reached for a dimension to count as the intrinsic one."""
     gain = BASE_BITS - FULL_BITS
     values = {"d90": BASE_BITS - 0.9 * gain, "d50": BASE_BITS - 0.5 * gain, "near": 1.1 * FULL_BITS, "tenth": 0.9 * BASE_BITS}
@@ -222,8 +222,7 @@ def intrinsic() -> list[QuizChoice]:
     given = (f"A base needs {BASE_BITS} bits per character of a new task, after full fine-tuning {FULL_BITS}; in random "
              "subspaces of d dimensions it gets as far as the figure shows. Which level must be reached for")
     reached = next(d for d, share in GAINS.items() if share >= 0.9)
-    return family(
-        "intrinsic", objective=2, topic="intrinsic dimension", methods=("subspace",), section="05_intrinsic_dimension",
+    return Table(
         hint="The intrinsic dimension is the smallest d that reaches a stated share of what full fine-tuning gains over the "
              "base",
         options={name: f"{value:.3f} bits" for name, value in values.items()},
@@ -265,7 +264,9 @@ def intrinsic() -> list[QuizChoice]:
         ])
 
 
-def coordinates() -> list[QuizChoice]:
+@family("coordinates", objective=2, topic="intrinsic dimension", methods=("subspace", "lora"),
+        section="05_intrinsic_dimension")
+def coordinates() -> Table:
     """What a random subspace trains, moves and would have to store."""
     d = 1024
     everything = base_parameters(BUNDLED)
@@ -275,8 +276,7 @@ def coordinates() -> list[QuizChoice]:
     unlike(values)
     given = (f"A model of {everything:,} weights is adapted as theta = theta_0 + P z, with z of {d:,} numbers and P random, "
              "drawn from a seed.")
-    return family(
-        "coordinates", objective=2, topic="intrinsic dimension", methods=("subspace",), section="05_intrinsic_dimension",
+    return Table(
         hint="z is trained, P is drawn again from its seed whenever it is needed, and every weight has a row of P",
         options={name: f"{value:,}" for name, value in values.items()},
         prompts=[
@@ -312,6 +312,3 @@ def coordinates() -> list[QuizChoice]:
                   directions="product-for-sum: LoRA's count grows with in + out of a matrix, not with a product of sizes.",
                   methods=("lora",)),
         ])
-
-
-FAMILIES = (degrees, ranks, spectrum, intrinsic, coordinates)

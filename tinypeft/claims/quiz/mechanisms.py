@@ -8,7 +8,7 @@ from typing import Any
 from tinypeft import viz
 from tinypeft.budget import adapted, build, count_parameters, format_bytes
 from tinypeft.claims.questions import Step
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import BUNDLED, bundled, first_attention, multiplications
 from tinypeft.peft import (
     BottleneckConfig,
@@ -39,15 +39,15 @@ def _described() -> str:
             f"{config.intermediate_size}.")
 
 
-def files() -> list[QuizChoice]:
+@family("files", objective=4, topic="methods", methods=("prefix", "prompt", "ia3", "norms"), section="10_bitfit_norms_ia3")
+def files() -> Table:
     """Which method has written a file, by the shapes of its tensors: methods without factors."""
     ask = "Which method trained them?"
     configs = {"prefix": PrefixTuningConfig(num_virtual_tokens=8), "prompt": PromptTuningConfig(num_virtual_tokens=8),
                "ia3": IA3Config(), "norms": LNTuningConfig()}
     held = {name: _shapes(config) for name, config in configs.items()}
     given = f"{_described()} A file of an adapter for it holds:"
-    return family(
-        "files", objective=4, topic="methods", methods=("prefix", "prompt", "ia3", "norms"), section="10_bitfit_norms_ia3",
+    return Table(
         hint="Ask whether there is something for each layer, and what is as wide as the model, as the keys, as the "
              "feed-forward part",
         options={"prefix": "prefix tuning", "prompt": "prompt tuning", "ia3": "IA3", "norms": "norm tuning"},
@@ -81,15 +81,15 @@ def files() -> list[QuizChoice]:
         ])
 
 
-def factor_files() -> list[QuizChoice]:
+@family("factor-files", objective=4, topic="methods", methods=("lora", "dora", "vera", "houlsby"), section="08_adapters")
+def factor_files() -> Table:
     """The same for methods with matrices."""
     ask = "Which method trained them?"
     configs = {"lora": LoraConfig(r=8), "dora": LoraConfig(r=8, use_dora=True), "vera": VeraConfig(r=32),
                "houlsby": BottleneckConfig(style="houlsby")}
     held = {name: _shapes(config) for name, config in configs.items()}
     given = f"{_described()} Of an adapter for it, this was trained:"
-    return family(
-        "factor-files", objective=4, topic="methods", methods=("lora", "dora", "vera", "houlsby"), section="08_adapters",
+    return Table(
         hint="Count matrices and vectors: two thin matrices make a product, a vector beside them is a bias or a magnitude",
         options={"lora": "LoRA", "dora": "DoRA", "vera": "VeRA", "houlsby": "Houlsby adapters"},
         prompts=[
@@ -123,7 +123,8 @@ def factor_files() -> list[QuizChoice]:
         ])
 
 
-def attention() -> list[QuizChoice]:
+@family("attention", objective=4, topic="soft prompts", methods=("prefix", "prompt", "lora"), section="09_prefix_prompt")
+def attention() -> Table:
     """What attention sees: drawn from a real forward pass."""
     p, tokens = 3, 6
     configs = {"lora": LoraConfig(init_lora_weights=False), "prefix": PrefixTuningConfig(num_virtual_tokens=p),
@@ -136,8 +137,7 @@ def attention() -> list[QuizChoice]:
     size = {name: first_attention(config, tokens).shape for name, config in configs.items()}
     said = {name: f"There are {rows} queries and {columns} keys." for name, (rows, columns) in size.items()}
     ask = f"A causal model reads a text of {tokens} tokens. One of its heads attends as drawn. Which adapter is active?"
-    return family(
-        "attention", objective=4, topic="soft prompts", methods=("prefix", "prompt", "lora"), section="09_prefix_prompt",
+    return Table(
         hint="Count queries and keys, and compare both with the tokens of the text",
         options={"lora": "LoRA on queries and values", "prefix": f"prefix tuning with {p} virtual tokens",
                  "prompt": f"prompt tuning with {p} virtual tokens"},
@@ -165,7 +165,8 @@ def attention() -> list[QuizChoice]:
         ])
 
 
-def passes() -> list[QuizChoice]:
+@family("passes", objective=4, topic="cost of a step", methods=("lora", "full fine-tuning"), section="03_full_finetuning")
+def passes() -> Table:
     """What a training step multiplies, in units of a forward pass: counted."""
     forward = multiplications(bundled(), training=False)
 
@@ -177,8 +178,7 @@ def passes() -> list[QuizChoice]:
     values = {"lora": counted(True, False), "full": counted(False, False), "full_again": counted(False, True), "inference": 1.0}
     unlike(values)
     ask = "How many forward passes of the base are as many multiplications in linear layers, about?"
-    return family(
-        "passes", objective=4, topic="cost of a step", methods=("lora", "full fine-tuning"), section="03_full_finetuning",
+    return Table(
         hint="Backward, each linear layer has a product for the gradient of its input, and another for that of its weight if "
              "it is trained",
         options={name: f"about {value:.0f}" for name, value in values.items()},
@@ -218,13 +218,13 @@ def passes() -> list[QuizChoice]:
         ])
 
 
-def overhead() -> list[QuizChoice]:
+@family("overhead", objective=4, topic="inference", methods=("prefix", "prompt", "houlsby", "lora"), section="12_many_tasks")
+def overhead() -> Table:
     """What each method adds when the model runs."""
     p = 20
     prefix = 2 * count_parameters("llama-2-7b", PrefixTuningConfig(num_virtual_tokens=p)).trainable
     ask = "is used to generate text with Llama-2-7B. What does it add to the base's own work?"
-    return family(
-        "overhead", objective=4, topic="inference", methods=("prefix", "prompt", "houlsby", "lora"), section="12_many_tasks",
+    return Table(
         hint="Follow one token through a layer: which products, which keys, and which further positions does it meet?",
         options={"prefix": "more keys and values in the cache of each layer, made beforehand",
                  "prompt": "more positions in the sequence, computed and cached by each layer",
@@ -266,7 +266,9 @@ def overhead() -> list[QuizChoice]:
         ])
 
 
-def forgetting() -> list[QuizChoice]:
+@family("forgetting", objective=4, topic="forgetting", methods=("lora", "full fine-tuning", "prompt"),
+        section="04_lora/training")
+def forgetting() -> Table:
     """What a model still can after it has learned something else: recorded by `tinypeft compare`."""
     values = {"unplugged": US_BITS["untouched base"], "prompt": US_BITS["prompt tuning"], "lora": US_BITS["LoRA"],
               "full": US_BITS["full fine-tuning"]}
@@ -274,8 +276,7 @@ def forgetting() -> list[QuizChoice]:
     given = (f"A small model of US surnames needs {values['unplugged']} bits for a character of them. It is adapted to Polish "
              "surnames, on which full fine-tuning and LoRA get almost equally good, prompt tuning much less so.")
     ask = "How many bits does it then need for a character of US surnames?"
-    return family(
-        "forgetting", objective=4, topic="forgetting", methods=("lora", "full fine-tuning", "prompt"), section="04_lora/training",
+    return Table(
         hint="A frozen weight can be had back; what the adapted model computes has changed as far as it has learned",
         options={name: f"{value:.3f} bits" for name, value in values.items()},
         prompts=[
@@ -306,6 +307,3 @@ def forgetting() -> list[QuizChoice]:
                   lora="prompt-as-lora: LoRA, which has learned far more Polish, has forgotten that much.",
                   full="soft-prompt-overwrites: No weights are changed, and far less is learned."),
         ])
-
-
-FAMILIES = (files, factor_files, attention, passes, overhead, forgetting)

@@ -8,14 +8,15 @@ import numpy as np
 
 from tinypeft.budget import adapted
 from tinypeft.claims.questions import Step
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import OPTIMIZERS, base_logits, first_change, first_gradients, first_shift
 from tinypeft.peft import BottleneckConfig, LoraConfig, PrefixTuningConfig
 
 LAYOUT = "W is (out, in), A is (r, in), B is (out, r)."
 
 
-def gradients() -> list[QuizChoice]:
+@family("gradients", objective=1, topic="lora", methods=("lora", "pissa"), section="04_lora/first-step")
+def gradients() -> Table:
     """Which gradients vanish at the first step: measured."""
     starts = {
         "default": first_gradients(LoraConfig()),
@@ -27,8 +28,7 @@ def gradients() -> list[QuizChoice]:
            for name, (A, B) in starts.items()}
     seen = {name: (Step("largest |gradient| of any A, and of any B, measured on a small Llama", value=f"{A:.2g} and {B:.2g}"),)
             for name, (A, B) in starts.items()}
-    return family(
-        "gradients", objective=1, topic="lora", methods=("lora",), section="04_lora/first-step",
+    return Table(
         hint="The gradient of A is s B^T G, that of B is s G A^T, with G the gradient of W and s the scaling",
         options={"A": "The gradient of A is zero, that of B is not", "B": "The gradient of B is zero, that of A is not",
                  "both": "The gradients of A and of B are both zero",
@@ -82,7 +82,8 @@ def gradients() -> list[QuizChoice]:
         ])
 
 
-def scaling() -> list[QuizChoice]:
+@family("scaling", objective=1, topic="lora", methods=("lora", "rslora"), section="04_lora/scaling")
+def scaling() -> Table:
     """alpha / r, alpha / sqrt(r), and a pattern that gives one module another rank."""
     alpha, r, other = 32, 16, 64
 
@@ -97,8 +98,7 @@ def scaling() -> list[QuizChoice]:
     given = f'LoraConfig(r={r}, lora_alpha={alpha}, target_modules=["q_proj", "v_proj"], rank_pattern={{"v_proj": {other}}}'
     ask = "By which factor is B A multiplied in the layers"
     per_r, per_root = f"{alpha} / {r}", f"{alpha} / sqrt({r})"
-    return family(
-        "scaling", objective=1, topic="lora", methods=("lora", "rslora"), section="04_lora/scaling",
+    return Table(
         hint="LoRA multiplies by alpha / r, rsLoRA by alpha / sqrt(r), with the rank that the layer really has",
         options={name: f"{value:g}" for name, value in values.items()},
         prompts=[
@@ -137,7 +137,8 @@ def scaling() -> list[QuizChoice]:
         ])
 
 
-def first_update() -> list[QuizChoice]:
+@family("first-update", objective=1, topic="alpha", methods=("lora",), section="04_lora/scaling")
+def first_update() -> Table:
     """How the first change of the weight grows with alpha, under Adam and under SGD: measured."""
     def grows(optimizer: str, alpha: float, rate: float) -> float:
         changes = [first_change(8 * times, 1e-3 * lr, OPTIMIZERS[optimizer]) for times, lr in ((1, 1), (alpha, rate))]
@@ -150,8 +151,7 @@ def first_update() -> list[QuizChoice]:
     ask = "How many times as large is the change of W after the first update, W0 and A being the same? (r is unchanged too.)"
     adam, sgd = "Under Adam the first step of B has size lr, however large the gradient", \
         "Under SGD the step of B is lr times its gradient, which carries a factor s"
-    return family(
-        "first-update", objective=1, topic="alpha", methods=("lora",), section="04_lora/scaling",
+    return Table(
         hint=f"{rule}; B = 0 at first, so what matters is how far one update moves B",
         options={name: f"{value:g} times" for name, value in values.items()},
         prompts=[
@@ -195,7 +195,9 @@ def first_update() -> list[QuizChoice]:
         ])
 
 
-def first_output() -> list[QuizChoice]:
+@family("first-output", objective=1, topic="initialization", methods=("lora", "pissa", "houlsby", "prefix"),
+        section="04_lora/zero-start")
+def first_output() -> Table:
     """How far the first output is from the base's: measured."""
     shifts = {"lora": first_shift(LoraConfig()), "pissa": first_shift(LoraConfig(init_lora_weights="pissa")),
               "houlsby": first_shift(BottleneckConfig(style="houlsby")),
@@ -204,8 +206,7 @@ def first_output() -> list[QuizChoice]:
     spread = f"{float(base_logits().std()):.1f}"
     ask = ("is put into a small Llama, not yet trained. How far are the logits from the base model's, on average? (float32; "
            f"the logits' standard deviation is {spread}.)")
-    return family(
-        "first-output", objective=1, topic="initialization", methods=("lora",), section="04_lora/zero-start",
+    return Table(
         hint="Ask what the new parameters compute with the values they start from, and whether rounding comes in",
         options={name: f"{shift:.1g}" for name, shift in shifts.items()},
         prompts=[
@@ -252,7 +253,8 @@ def first_output() -> list[QuizChoice]:
         ])
 
 
-def shapes() -> list[QuizChoice]:
+@family("shapes", objective=1, topic="lora", methods=("lora",), section="04_lora/low-rank")
+def shapes() -> Table:
     """The shapes of A and B in four layers of one model."""
     r, names = 8, ["q", "k", "up", "down"]
     model = adapted("llama-3-8b", LoraConfig(r=r, target_modules=[f"{name}_proj" for name in names]))
@@ -263,8 +265,7 @@ def shapes() -> list[QuizChoice]:
     given = (f"Llama-3-8B has the width {d}, {config.num_attention_heads} heads of {config.head_dim}, "
              f"{config.num_key_value_heads} key-value heads, and a feed-forward part of {inner}. With LoRA of rank {r}, which "
              "shapes do A and B have in")
-    return family(
-        "shapes", objective=1, topic="lora", methods=("lora",), section="04_lora/low-rank",
+    return Table(
         hint="A is (r, in) and B is (out, r), with in and out those of the layer, as y = W x has them", options=texts,
         prompts=[
             asked("q",
@@ -295,6 +296,3 @@ def shapes() -> list[QuizChoice]:
                   k=f"wrong-sublayer: {kv} is the number of the keys' features.",
                   up="in-and-out-swapped: That is up_proj. A meets the input, which here is the wide side."),
         ])
-
-
-FAMILIES = (gradients, scaling, first_update, first_output, shapes)

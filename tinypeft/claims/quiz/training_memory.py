@@ -10,7 +10,7 @@ from tinypeft.budget import base_parameters, build, format_bytes
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.memory import memory
 from tinypeft.claims.questions import Step
-from tinypeft.claims.quiz.family import QuizChoice, asked, family, unlike
+from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.four_bits import INT8, NF4
 from tinypeft.peft import LoraConfig
 from tinypeft.peft.targets import find_targets
@@ -20,7 +20,8 @@ from tinypeft.viz.budget import stacked_bars
 LORA = LoraConfig(r=16, target_modules="all-linear")
 
 
-def base_memory() -> list[QuizChoice]:
+@family("base-memory", objective=3, topic="qlora", methods=("qlora",), section="07_qlora")
+def base_memory() -> Table:
     """A 70B base in four bits, in eight, and what the codes alone take."""
     def stored(config: BitsAndBytesConfig) -> float:
         return memory("llama-2-70b", training=False, quantization=config).parts["base weights"]
@@ -34,8 +35,7 @@ def base_memory() -> list[QuizChoice]:
     given = (f"Llama-2-70B has {base_parameters('llama-2-70b'):,} parameters, {linear:,} of them in its linear layers but the "
              "head.")
     ask = "How much memory do its weights take? (Embeddings, head and norms stay in 16 bits; blocks of 64.)"
-    return family(
-        "base-memory", objective=3, topic="qlora", methods=("qlora",), section="07_qlora",
+    return Table(
         hint="Add up codes for the linear layers, constants for their blocks, and two bytes for everything that is not "
              "quantized",
         options={name: format_bytes(value) for name, value in values.items()},
@@ -74,7 +74,8 @@ def base_memory() -> list[QuizChoice]:
         ])
 
 
-def full_memory() -> list[QuizChoice]:
+@family("full-memory", objective=3, topic="full fine-tuning", methods=("full fine-tuning",), section="03_full_finetuning")
+def full_memory() -> Table:
     """Bytes a parameter in full fine-tuning: Adam or SGD, with or without master weights."""
     model = "llama-2-7b"
 
@@ -94,8 +95,7 @@ def full_memory() -> list[QuizChoice]:
         return (Step("bytes a parameter", formula, each[name]),
                 Step("times the parameters", f"{each[name]} x {count:,}", format_bytes(values[name])))
 
-    return family(
-        "full-memory", objective=3, topic="full fine-tuning", methods=("full fine-tuning",), section="03_full_finetuning",
+    return Table(
         hint="Count the bytes of one parameter: weight, gradient, float32 copy if there is one, states of the optimizer",
         options={name: format_bytes(value, 1) for name, value in values.items()},
         prompts=[
@@ -140,7 +140,8 @@ def _qlora(checkpointing: bool) -> Breakdown:
     return memory("llama-2-7b", LORA, quantization=NF4, batch=4, tokens=2048, checkpointing=checkpointing)
 
 
-def largest_part() -> list[QuizChoice]:
+@family("largest-part", objective=3, topic="memory", methods=("qlora", "full fine-tuning"), section="07_qlora")
+def largest_part() -> Table:
     """Which part of a run takes most."""
     runs: dict[str, tuple[str, Breakdown]] = {
         "qlora": ("Llama-2-7B, QLoRA with r=16 on all linear layers, 4 rows of 2,048 tokens, gradient checkpointing",
@@ -163,8 +164,8 @@ def largest_part() -> list[QuizChoice]:
         return "The largest parts: " + ", ".join(f"{part} {format_bytes(size)}" for part, size, _ in rows) + "."
 
     ask = "Which part of the memory is the largest?"
-    return family(
-        "largest-part", objective=3, topic="memory", methods=("qlora",), section="07_qlora", options=options,
+    return Table(
+        options=options,
         hint="Weights and states grow with the parameters, activations with tokens x width x layers, logits with tokens x "
              "vocabulary",
         prompts=[
@@ -202,7 +203,8 @@ def largest_part() -> list[QuizChoice]:
         ])
 
 
-def bars() -> list[QuizChoice]:
+@family("bars", objective=3, topic="memory", methods=("lora", "qlora", "full fine-tuning"), section="07_qlora")
+def bars() -> Table:
     """Whose bar is it? Four runs, drawn."""
     run: dict[str, Any] = {"batch": 4, "tokens": 2048}
     found = {"full": memory("llama-2-7b", **run), "lora": memory("llama-2-7b", LORA, **run),
@@ -223,8 +225,7 @@ def bars() -> list[QuizChoice]:
 
     ask = ("Llama-2-7B is trained on 4 rows of 2,048 tokens, with Adam. Which run does the bar show? (LoRA: r=16 on all linear "
            "layers.)")
-    return family(
-        "bars", objective=3, topic="memory", methods=("lora", "qlora", "full fine-tuning"), section="07_qlora",
+    return Table(
         hint="Look at the weights first, two bytes or half a byte a parameter or more; then at what grows with the tokens",
         options={"full": "full fine-tuning, with gradient checkpointing", "lora": "LoRA on a 16-bit base, with gradient "
                                                                                   "checkpointing",
@@ -262,6 +263,3 @@ def bars() -> list[QuizChoice]:
                         "are short.",
                   draw=lambda: draw("kept")),
         ])
-
-
-FAMILIES = (base_memory, full_memory, largest_part, bars)
