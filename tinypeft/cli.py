@@ -221,6 +221,22 @@ def plan(
 
 
 @app.command()
+def quiz(
+    topic: Annotated[str | None, typer.Argument(help="A topic, a method, an objective (1 to 5), or a family; see --list.")] =
+    None,
+    seed: Annotated[int | None, typer.Option(help="Equal seeds ask the same. Default: a new one, which is printed.")] = None,
+    count: Annotated[int, typer.Option(help="How many questions, if there are as many.")] = 10,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as PNG files. Without one they are described.")] =
+    None,
+    listing: Annotated[bool, typer.Option("--list", help="List what there is, instead of asking.")] = False,
+) -> None:
+    """Answer questions on everything that the course is about, with an explanation of each answer, right or wrong."""
+    from tinypeft.commands.quiz import run_quiz
+
+    run_quiz(topic=topic, seed=seed, count=count, figures=figures, listing=listing)
+
+
+@app.command()
 def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
     """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""
     from tinypeft.commands.learn import copy_course
