@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 
 from tinypeft.budget import Breakdown, build, format_bytes, memory
+from tinypeft.claims.audit.chapter_examples import GB, adapter_cost
 from tinypeft.claims.audit.chapter_table import base_of_70b, merged_in_four_bits
 from tinypeft.claims.claim import Range, claim
 from tinypeft.claims.judge import Computed, computed, under
@@ -15,7 +16,6 @@ from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, QKVO, lora
 from tinypeft.nn import Linear
 
 RUNNING, TRAINING = "Problem 3, inference only", "Problem 3, training"
-GB = 1e9
 ITS_BASE = 35 * GB  # the document's own figure: 70 billion times half a byte
 MODULES = {"q": ["q_proj"], "q, k, v, o": QKVO, "all linear": LINEAR}
 
@@ -77,7 +77,7 @@ def _() -> Computed:
 @claim("d-p3-3637", RUNNING + ", total", "memory", "the base and the largest layer in 16 bits take 36 to 37 GB",
        stated="36-37 GB", expects=Range(36 * GB, 37 * GB), unit="GB",
        why="From its own base with a whole layer, or the real one with a matrix at a time, as layers are computed. The cache "
-           "for 2,048 tokens comes on top: {total}.")
+           "of 2,048 tokens comes on top, and what it takes to read them: {total}.")
 def _() -> Computed:
     matrix = running().parts["dequantized weight"]
     return under({"35 GB and a layer": ITS_BASE + one_layer(), "real base and a matrix": base_of_70b(True) + matrix},
@@ -86,12 +86,15 @@ def _() -> Computed:
 
 # ---- training -------------------------------------------------------------------------------------------------------
 
+def gradients(budget: Breakdown) -> float:
+    """Bytes of the adapter's gradients: as many numbers as it has, and as wide. (Not all are there at the peak.)"""
+    return budget.parts["adapter weights"]
+
+
 @claim("d-p3-grad", TRAINING + ", LoRA gradients", "memory", "the adapter's gradients take 0.17 GB in 16 bits",
        stated="0.17 GB", why="{count:,} parameters of 2 bytes: r = 64 on q in 80 layers. On q, k, v and o it is {qkvo}.")
 def _() -> Computed:
-    budget = qlora_70b()
-    return computed(budget.parts["gradients"], count=budget.trainable,
-                    qkvo=format_bytes(qlora_70b("q, k, v, o").parts["gradients"]))
+    return computed(gradients(qlora_70b()), count=qlora_70b().trainable, qkvo=format_bytes(gradients(qlora_70b("q, k, v, o"))))
 
 
 # It is computed from a rounded 0.17, which may be off by 0.005, 3 %; and so may the product.
@@ -102,10 +105,9 @@ def _() -> Computed:
        correct="{exact:.2f} GB")
 def _() -> Computed:
     budget = qlora_70b()
-    wide = memory("llama-2-70b", lora(64, ["q_proj"]), quantization=NF4).parts
+    wide = adapter_cost(memory("llama-2-70b", lora(64, ["q_proj"]), quantization=NF4))
     return computed(budget.parts["optimizer states"], exact=budget.parts["optimizer states"] / GB,
-                    count=budget.trainable,
-                    wide=format_bytes(wide["adapter weights"] + wide["gradients"] + wide["optimizer states"]))
+                    count=budget.trainable, wide=format_bytes(wide))
 
 
 @claim("d-p3-act", TRAINING + ", activations", "memory", "the activations of a row of 2,048 tokens take 2 to 3 GB",
@@ -121,8 +123,7 @@ def _() -> Computed:
 
 def its_total() -> float:
     """The document's base, with the adapter and the kept activations as computed."""
-    parts = qlora_70b().parts
-    return ITS_BASE + sum(parts[name] for name in ("adapter weights", "gradients", "optimizer states", "activations"))
+    return ITS_BASE + adapter_cost(qlora_70b()) + qlora_70b().parts["activations"]
 
 
 @claim("d-p3-total", TRAINING + ", total", "memory", "the parts sum to 38 to 39 GB", stated="~38-39 GB",
@@ -149,5 +150,5 @@ def _() -> Computed:
 def _() -> Computed:
     budget = qlora_70b()
     return under({"the problem's parts": its_total(), "the real model": budget.total},
-                 gradients=format_bytes(budget.parts["gradients"]), activations=format_bytes(budget.parts["activations"]),
+                 gradients=format_bytes(gradients(budget)), activations=format_bytes(budget.parts["activations"]),
                  means=format_bytes(budget.parts["optimizer states"]), real=format_bytes(budget.total))

@@ -6,8 +6,7 @@ import functools
 
 import numpy as np
 
-from tinypeft.budget import base_parameters, build, count_parameters, format_bytes
-from tinypeft.budget.memory import adapter_bytes
+from tinypeft.budget import adapter_bytes, base_parameters, build, count_parameters, format_bytes
 from tinypeft.claims.audit.chapter_adapters import R64
 from tinypeft.claims.audit.chapter_prefix import P20
 from tinypeft.claims.claim import Range, claim

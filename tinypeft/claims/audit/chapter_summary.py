@@ -6,7 +6,9 @@ import functools
 import math
 
 from tinypeft.budget import Breakdown, format_bytes, memory
-from tinypeft.claims.audit.chapter_problem_3 import GB, TRAINING, qlora_70b
+from tinypeft.budget.planner import card_sold
+from tinypeft.claims.audit.chapter_examples import GB
+from tinypeft.claims.audit.chapter_problem_3 import TRAINING, qlora_70b
 from tinypeft.claims.claim import Range, claim, editorial
 from tinypeft.claims.judge import Computed, Verdict, under
 from tinypeft.claims.settings import lora
@@ -38,27 +40,27 @@ def _() -> Computed:
 @claim("d-sum-consumer", SUMMARY + "3", "memory", "QLoRA fine-tunes 70B on a consumer GPU, of 24 GB", stated="24GB",
        expects=Range(high=24 * GB), unit="GB",
        why="The 4-bit weights alone are {base}. Split evenly over cards of 24 GB it takes at least {cards} of them.",
-       correct="One card of 48 GB or more, or {cards} of 24 GB that share the model")
+       correct="One card of {card} or more, or {cards} of 24 GB that share the model")
 def _() -> Computed:
     budget = qlora_70b()
     return under({"r=64 on q, 2,048 tokens": budget.total}, base=format_bytes(budget.parts["base weights"]),
-                 cards=math.ceil(budget.total / (24 * GB)))
+                 card=format_bytes(card_sold(budget.total) or 0, 0), cards=math.ceil(budget.total / (24 * GB)))
 
 
 @claim("d-sum-23x", SUMMARY + "3", "memory", "QLoRA needs 23 times less memory than full fine-tuning", stated="~23x",
        why="840 by 36 from its table; its own Problem 3 has 38.5. Like for like, with master weights on one side and all of "
-           "QLoRA's parts on the other, 70B goes from {before} to {after}.",
+           "QLoRA's parts on the other, 70B goes from {before:,.0f} to {after:,.0f} GB.",
        correct="About {factor:.0f}x")
 def _() -> Computed:
     before, after = full("llama-2-70b").total, qlora_70b().total
     return under({"its 840 and 36 GB": 840 / 36, "its 840 and 38.5 GB": 840 / 38.5, "both computed": before / after},
-                 before=format_bytes(before), after=format_bytes(after), factor=before / after)
+                 before=before / GB, after=after / GB, factor=before / after)
 
 
 editorial("d-adapter-dtype", "Section 3, LoRA adapters BA", "statement", "QLoRA's adapters are stored and trained in 16 bits",
           Verdict.CONFIRMED, stated="BF16/FP16",
-          reference="Dettmers et al. 2023, 2305.14314, section 3: \"we only compute weight gradients for the LoRA parameters "
-                    "which use 16-bit BrainFloat\"",
+          reference="Dettmers et al. 2023, 2305.14314, equation 5 and the end of section 3: \"we only compute "
+                    "weight gradients for the LoRA parameters which use 16-bit BrainFloat\"",
           why="That is how QLoRA's paper defines it. It is a choice: peft makes adapters 32 bits wide unless told otherwise.")
 
 
@@ -71,20 +73,20 @@ def _() -> Computed:
     budget = full("llama-2-70b")
     each = before_activations(budget) / budget.trainable
     return under({"70 billion parameters": 70e9 * each, "Llama-2-70B": before_activations(budget)}, each=each,
-                 cards=math.ceil(70e9 * each / (80 * GB)), nominal=format_bytes(70e9 * each),
-                 real=format_bytes(before_activations(budget)))
+                 cards=math.ceil(70e9 * each / (80 * GB)), nominal=f"{70 * each:,.0f} GB",
+                 real=f"{before_activations(budget) / GB:,.0f} GB")
 
 
 @claim("d-sum-tens", SUMMARY + "1", "memory", "freezing the base brings memory from hundreds of GB down to tens",
        stated="from hundreds of GB to tens", expects=Range(10 * GB, 100 * GB), unit="GB",
-       why="Full fine-tuning needs {large} for 70B and {small} for 13B. Freezing is enough for 13B. For 70B the 16-bit base "
-           "alone is more than tens; there it takes the 4 bits of QLoRA too.",
+       why="Full fine-tuning needs {large:,.0f} GB for 70B and {small:,.0f} GB for 13B. Freezing is enough for "
+           "13B. For 70B the 16-bit base alone is more than tens; there it takes the 4 bits of QLoRA too.",
        correct="Freezing removes gradients and optimizer states; the base itself shrinks by quantization only")
 def _() -> Computed:
     unquantized = {f"{size}, LoRA over 16 bits": memory(model, lora(16), adapter_dtype="bfloat16").total
                    for size, model in (("13B", "llama-2-13b"), ("70B", "llama-2-70b"))}
-    return under({**unquantized, "70B, QLoRA": qlora_70b().total}, large=format_bytes(full("llama-2-70b").total),
-                 small=format_bytes(full("llama-2-13b").total))
+    return under({**unquantized, "70B, QLoRA": qlora_70b().total}, large=full("llama-2-70b").total / GB,
+                 small=full("llama-2-13b").total / GB)
 
 
 editorial("d-term-intrinsic", TERMS + ", intrinsic dimension", "statement", "the intrinsic dimension is the number of "
