@@ -226,7 +226,7 @@ def quiz(
     None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds ask the same. Default: a new one, which is printed.")] = None,
     count: Annotated[int, typer.Option(help="How many questions, if there are as many.")] = 10,
-    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as PNG files. Without one they are described.")] =
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures, as PNG files; else they are described.")] =
     None,
     listing: Annotated[bool, typer.Option("--list", help="List what there is, instead of asking.")] = False,
 ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinypeft.budget import Breakdown, adapter_bytes, base_parameters, build, count_parameters, format_bytes, memory
+from tinypeft.budget import adapter_bytes, base_parameters, build, count_parameters, format_bytes, memory
 from tinypeft.budget.cards import cards_needed
+from tinypeft.budget.weights import dtype_bytes, optimizer_bytes
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.counting import ATTENTION
 from tinypeft.claims.quiz.family import Table, asked, family, unlike
@@ -16,7 +17,6 @@ from tinypeft.peft import LoraConfig, PromptTuningConfig, create_loraplus_optimi
 from tinypeft.training.optimizers import AdamW
 
 CARD = 24e9
-GROWING = ("adapter weights", "gradients", "optimizer states")  # with the rank, in QLoRA
 
 
 @family("ranks-that-fit", objective=5, topic="planning", methods=("qlora",), section="13_planning")
@@ -24,57 +24,63 @@ def ranks_that_fit() -> Table:
     """The largest rank for a card, by where it is put and how its numbers are stored."""
     model = "llama-2-13b"
     places: dict[str, Any] = {"few": ATTENTION, "all": "all-linear"}
-    first = {place: memory(model, LoraConfig(r=1, target_modules=targets), quantization=NF4)
-             for place, targets in places.items()}
-    bytes_each = {}
-    for dtype in ("bfloat16", "float32"):
-        tiny = memory("gpt2", LoraConfig(r=1), adapter_dtype=dtype, tokens=8)
-        bytes_each[dtype] = sum(tiny.parts[name] for name in GROWING) / tiny.trainable
-
-    def largest(place: str, dtype: str) -> int:
-        others = first[place].total - sum(first[place].parts[name] for name in GROWING)
-        return int((CARD - others) / (bytes_each[dtype] * first[place].trainable))
-
-    values = {"few_16": largest("few", "bfloat16"), "few_32": largest("few", "float32"), "all_16": largest("all", "bfloat16"),
-              "all_32": largest("all", "float32")}
+    dtypes, others = {"16": "bfloat16", "32": "float32"}, 2e9
+    base = memory(model, training=False, quantization=NF4).parts["base weights"]
+    per_rank = {place: count_parameters(model, LoraConfig(r=1, target_modules=targets)).trainable
+                for place, targets in places.items()}
+    each = {dtype: 2 * dtype_bytes(dtype) + optimizer_bytes({(1,): 1}, "adamw") for dtype in dtypes.values()}
+    values = {f"{place}_{bits}": int((CARD - others - base) / (each[dtype] * numbers))
+              for place, numbers in per_rank.items() for bits, dtype in dtypes.items()}
     unlike({name: float(value) for name, value in values.items()})
-    few, every = (f"{first[place].trainable:,}" for place in ("few", "all"))
-    given = ("Llama-2-13B in NF4 with double quantization is trained on a card of 24 GB, 1 row of 2,048 tokens, gradient "
-             "checkpointing, Adam with float32 states.")
+    few, every = (f"{numbers:,}" for numbers in per_rank.values())
+    given = (f"Llama-2-13B in NF4 takes {format_bytes(base)}. It is trained by QLoRA with Adam on a card of "
+             f"{format_bytes(CARD, 0)}, of which {format_bytes(others, 0)} are kept for activations and all that does not "
+             "depend on the rank.")
     ask = "Up to which rank does it fit?"
-    sixteen, thirty_two = (f"adapter weights and gradients in {dtype} ({each:.0f} bytes for each trained number)"
-                           for dtype, each in bytes_each.items())
+    left = format_bytes(CARD - others - base)
+
+    def step(place: str, bits: str) -> tuple[Step, ...]:
+        formula = f"{left} / ({each[dtypes[bits]]} bytes x {per_rank[place]:,})"
+        return (Step("left, over what a rank takes, rounded down", formula, f"{values[f'{place}_{bits}']:,}"),)
+
+    sixteen, thirty_two = (f"adapter weights and gradients in {dtype} ({each[dtype]} bytes for each trained number)"
+                           for dtype in dtypes.values())
     return Table(
-        hint="Take the base, activations and logits off the card; divide the rest by what one more rank costs, bytes times r's "
-             "numbers",
+        hint="Divide what is left of the card by what one more rank costs: its numbers times the bytes of each",
         options={name: f"r = {value:,}" for name, value in values.items()},
         prompts=[
             asked("few_16",
                   f"{given} LoRA is on q_proj, k_proj, v_proj and o_proj, {few} numbers for each rank, with {sixteen}. {ask}",
                   "Far above any rank in use: on the attention matrices memory is not what limits it.",
-                  few_32="float32-adapter: That is with 16 bytes a number.",
+                  few_32=f"float32-adapter: That is with {each['float32']} bytes a number.",
                   all_16=f"all-linear-for-attention: That is with all linear layers, {every} numbers for each rank.",
-                  all_32="all-linear-in-float32: That is with all linear layers, and 16 bytes a number."),
+                  all_32=f"all-linear-in-float32: That is with all linear layers, and {each['float32']} bytes a number.",
+                  steps=step("few", "16")),
             asked("few_32",
                   f"{given} LoRA is on q_proj, k_proj, v_proj and o_proj, {few} numbers for each rank, with {thirty_two}. "
                   f"{ask}",
                   "peft keeps adapters in float32 by default, and each number then takes 16 bytes with its gradient and "
                   "states.",
-                  few_16="bfloat16-adapter: That is with 12 bytes a number.",
+                  few_16=f"bfloat16-adapter: That is with {each['bfloat16']} bytes a number.",
                   all_32=f"all-linear-for-attention: That is with all linear layers, {every} numbers for each rank.",
-                  all_16="all-linear-in-bfloat16: That is with all linear layers, and 12 bytes a number."),
+                  all_16=f"all-linear-in-bfloat16: That is with all linear layers, and {each['bfloat16']} bytes a number.",
+                  steps=step("few", "32")),
             asked("all_16",
                   f"{given} LoRA is on all linear layers, {every} numbers for each rank, with {sixteen}. {ask}",
                   "The feed-forward matrices are the wide ones: with them a rank costs more than twice as much.",
-                  all_32="float32-adapter: That is with 16 bytes a number.",
+                  all_32=f"float32-adapter: That is with {each['float32']} bytes a number.",
                   few_16=f"attention-for-all-linear: That is with the attention matrices alone, {few} numbers for each rank.",
-                  few_32="attention-in-float32: That is with the attention matrices alone, and 16 bytes a number."),
+                  few_32=f"attention-in-float32: That is with the attention matrices alone, and {each['float32']} bytes a "
+                         "number.",
+                  steps=step("all", "16")),
             asked("all_32",
                   f"{given} LoRA is on all linear layers, {every} numbers for each rank, with {thirty_two}. {ask}",
                   "Both choices cost: where the ranks are, and how their numbers are stored.",
-                  all_16="bfloat16-adapter: That is with 12 bytes a number.",
+                  all_16=f"bfloat16-adapter: That is with {each['bfloat16']} bytes a number.",
                   few_32=f"attention-for-all-linear: That is with the attention matrices alone, {few} numbers for each rank.",
-                  few_16="attention-in-bfloat16: That is with the attention matrices alone, and 12 bytes a number."),
+                  few_16=f"attention-in-bfloat16: That is with the attention matrices alone, and {each['bfloat16']} bytes a "
+                         "number.",
+                  steps=step("all", "32")),
         ])
 
 
@@ -82,47 +88,49 @@ def ranks_that_fit() -> Table:
 def cards() -> Table:
     """How many cards for 70B."""
     model = "llama-2-70b"
-    needs: dict[str, tuple[Breakdown, float]] = {}
     qlora = memory(model, LORA, quantization=NF4)
-    needs = {"one": (qlora, 48e9), "two": (qlora, 24e9), "many": (memory(model, LORA), 24e9), "most": (memory(model), 80e9)}
+    needs = {"roomy": (qlora, 48e9), "small": (qlora, 24e9), "sixteen": (memory(model, LORA), 24e9),
+             "full": (memory(model), 80e9)}
     layers = build(model).config.num_hidden_layers
     count = {name: cards_needed(breakdown, size, layers).sharded or 0 for name, (breakdown, size) in needs.items()}
     unlike({name: float(value) for name, value in count.items()})
     said = {name: f"It takes {format_bytes(breakdown.total)} in all, {format_bytes(breakdown.parts['base weights'])} of them "
                   "the base's weights." for name, (breakdown, _) in needs.items()}
     given = "Llama-2-70B is trained on 1 row of 2,048 tokens, gradient checkpointing, Adam."
-    ask = ("How many cards does it take at least, if weights, gradients and optimizer states are spread evenly and nothing is "
-           "lost?")
+    ask = ("How many cards does it take at least, if weights, gradients and optimizer states are spread evenly? (Activations "
+           "are each card's own.)")
     return Table(
         hint="Compare the base alone with the card first: half a byte a parameter and some, two bytes, or sixteen with all "
              "that training adds",
         options={name: str(value) for name, value in count.items()},
         prompts=[
-            asked("two",
+            asked("small",
                   f"{given} QLoRA with r=16 on all linear layers, on cards of 24 GB. {ask}",
-                  f"{said['two']} Four bits do not bring 70B onto one consumer card, as is often said.",
-                  one="seventy-on-twenty-four: Half a byte for each of 69 billion parameters is more than 24 GB already.",
-                  many="four-bits-forgotten: That is a base in 16 bits.",
-                  most="full-for-adapter: That is full fine-tuning, on larger cards."),
-            asked("one",
+                  f"{said['small']} Four bits do not bring 70B onto one consumer card, as is often said.",
+                  roomy="seventy-on-twenty-four: Half a byte for each of 69 billion parameters is more than 24 GB already.",
+                  sixteen="four-bits-forgotten: That is a base in 16 bits.",
+                  full="full-for-adapter: That is full fine-tuning, on larger cards."),
+            asked("roomy",
                   f"{given} QLoRA with r=16 on all linear layers, on cards of 48 GB. {ask}",
-                  f"{said['one']} With little room left: a longer row or a larger rank will not fit.",
-                  two="twenty-four-for-forty-eight: That is on cards of half the size.",
-                  many="four-bits-forgotten-on-small-cards: That is a base in 16 bits on cards of half the size.",
-                  most="full-for-adapter: That is full fine-tuning."),
-            asked("many",
+                  f"{said['roomy']} With little room left: a longer row or a larger rank will not fit.",
+                  small="twenty-four-for-forty-eight: That is on cards of half the size.",
+                  sixteen="four-bits-forgotten-on-small-cards: That is a base in 16 bits on cards of half the size.",
+                  full="full-for-adapter: That is full fine-tuning."),
+            asked("sixteen",
                   f"{given} LoRA with r=16 on all linear layers of a base in bfloat16, on cards of 24 GB. {ask}",
-                  f"{said['many']} LoRA saves states and gradients; the frozen base still has to be there.",
-                  one="adapter-alone-counted: The adapter alone would fit; the frozen base has two bytes for each parameter.",
-                  two="four-bits-assumed: That is a base in NF4.",
-                  most="full-for-adapter: That is full fine-tuning, on larger cards.",
+                  f"{said['sixteen']} LoRA saves states and gradients; the frozen base still has to be there.",
+                  roomy="adapter-alone-counted: The adapter alone would fit; the frozen base has two bytes for each "
+                        "parameter.",
+                  small="four-bits-assumed: That is a base in NF4.",
+                  full="full-for-adapter: That is full fine-tuning, on larger cards.",
                   methods=("lora",)),
-            asked("most",
+            asked("full",
                   f"{given} Full fine-tuning in mixed precision with master weights, on cards of 80 GB. {ask}",
-                  f"{said['most']} Sixteen bytes a parameter, before any activation.",
-                  one="checkpointing-is-enough: Checkpointing shrinks activations, and they are the small part here.",
-                  two="weights-alone: Two hold the weights in 16 bits, without gradients, states and master weights.",
-                  many="weights-and-gradients: With so few there are not even the optimizer's states.",
+                  f"{said['full']} Sixteen bytes a parameter, before any activation.",
+                  roomy="checkpointing-is-enough: Checkpointing shrinks activations, and they are the small part here.",
+                  small=f"weights-alone: {count['small']} of them hold the weights in 16 bits, but no gradients, states and "
+                        "master weights.",
+                  sixteen="weights-and-gradients: With so few there are not even the optimizer's states.",
                   methods=("full fine-tuning",)),
         ])
 

@@ -52,7 +52,7 @@ def degrees() -> Table:
                   span="set-for-its-span: All matrices of that rank together span so much, but from one of them only some "
                        "directions keep the rank.",
                   B_only="one-factor: So it is while A stays frozen. A moves the row space too.",
-                  steps=(Step("rank of the derivative of B A by A and B", f"{r} x ({out} + {n_in} - {r})", str(values["set"])),)),
+                  steps=(Step("rank of B A's derivative by A and B", f"{r} x ({out} + {n_in} - {r})", str(values["set"])),)),
             asked("span",
                   f"{given}: what is the dimension of the smallest linear subspace that contains every change B A it can "
                   "make?",

@@ -8,7 +8,8 @@ from typing import Any
 from tinypeft import viz
 from tinypeft.budget import base_parameters, build, format_bytes
 from tinypeft.budget.breakdown import Breakdown
-from tinypeft.budget.memory import memory
+from tinypeft.budget.memory import PARTS, memory
+from tinypeft.budget.weights import dtype_bytes, optimizer_bytes
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.four_bits import INT8, NF4
@@ -80,13 +81,13 @@ def full_memory() -> Table:
     model = "llama-2-7b"
 
     def needed(optimizer: str, master: bool) -> float:
-        parts = memory(model, optimizer=optimizer, master_weights=master).parts
-        return sum(parts[name] for name in ("base weights", "master weights", "gradients", "optimizer states"))
+        half, single = dtype_bytes("bfloat16"), dtype_bytes("float32")
+        return count * (2 * half + single * master) + optimizer_bytes({(count,): 1}, optimizer)
 
+    count = base_parameters(model)
     values = {"adam_master": needed("adamw", True), "adam": needed("adamw", False),
               "sgd_master": needed("sgd", True), "sgd": needed("sgd", False)}
     unlike(values)
-    count = base_parameters(model)
     each = {name: f"{value / count:.0f}" for name, value in values.items()}
     given = f"All {count:,} parameters of Llama-2-7B are trained, with weights and gradients in bfloat16."
     ask = "How much memory do weights, gradients and optimizer states take? (Activations are not asked for.)"
@@ -163,6 +164,8 @@ def largest_part() -> Table:
         rows = sorted(runs[name][1].table(), key=lambda row: -row[1])[:4]
         return "The largest parts: " + ", ".join(f"{part} {format_bytes(size)}" for part, size, _ in rows) + "."
 
+    vocabulary, tokens = build("llama-2-7b").config.vocab_size, 2048
+    rows, logits = f"{tokens:,} x {vocabulary:,}", format_bytes(4.0 * tokens * vocabulary)
     ask = "Which part of the memory is the largest?"
     return Table(
         options=options,
@@ -175,8 +178,8 @@ def largest_part() -> Table:
                   activations="activations-rule: Without checkpointing they might; with it only the input of each layer is "
                               "kept.",
                   optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share.",
-                  logits_and_loss="small-vocabulary: Four rows of logits over a vocabulary of 32,000 words take "
-                                  f"{format_bytes(runs['qlora'][1].parts['logits and loss'])}."),
+                  logits_and_loss=f"small-vocabulary: {rows} logits of a row in float32 take {logits}, four times that for the "
+                                  "batch."),
             asked(largest("kept"),
                   f"{runs['kept'][0]}. {ask}",
                   f"{said('kept')} Four bits shrink the weights, not what each layer keeps of each token.",
@@ -188,8 +191,7 @@ def largest_part() -> Table:
                   f"{said('full')} Two float32 numbers for each parameter are four times its weight in 16 bits.",
                   base_weights="weights-rule: Each parameter has two bytes of weight and eight bytes of states.",
                   activations="activations-rule: One row with checkpointing keeps little beside what every parameter needs.",
-                  logits_and_loss="logits-rule: One row of logits takes "
-                                  f"{format_bytes(runs['full'][1].parts['logits and loss'])}.",
+                  logits_and_loss=f"logits-rule: {rows} logits of the row in float32 take {logits}.",
                   methods=("full fine-tuning",)),
             asked(largest("vocabulary"),
                   f"{runs['vocabulary'][0]}. {ask}",
@@ -213,8 +215,8 @@ def bars() -> Table:
     def parts(name: str) -> dict[str, list[float]]:
         size = found[name].parts
         groups = {"weights": ("base weights", "adapter weights", "master weights"),
-                  "gradients and states": ("gradients", "optimizer states"),
-                  "activations": ("activations", "recomputed block"), "logits and loss": ("logits and loss",)}
+                  "gradients and states": ("gradients", "optimizer states"), "activations kept": ("activations",)}
+        groups["work in progress"] = tuple(part for part in PARTS if not any(part in names for names in groups.values()))
         return {group: [sum(size[part] for part in names)] for group, names in groups.items()}
 
     def draw(name: str) -> viz.Picture:
