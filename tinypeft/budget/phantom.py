@@ -29,7 +29,8 @@ class Entry:
     __slots__ = ("born", "died", "kind", "nbytes")
 
     def __init__(self, nbytes: int, kind: str, born: int):
-        self.nbytes, self.kind, self.born, self.died = nbytes, kind, born, None
+        self.nbytes, self.kind, self.born = nbytes, kind, born
+        self.died: int | None = None
 
 
 class Ledger:
@@ -62,11 +63,11 @@ class Ledger:
         """Look for a new peak, from now on."""
         self.peak, self.peak_time = self.live, self.time
 
-    def at_peak(self) -> dict[str, int]:
-        """kind -> bytes at the peak."""
+    def at(self, time: int) -> dict[str, int]:
+        """kind -> bytes at that time."""
         found: dict[str, int] = {}
         for entry in self.entries:
-            if entry.born <= self.peak_time and (entry.died is None or entry.died > self.peak_time):
+            if entry.born <= time and (entry.died is None or entry.died > time):
                 found[entry.kind] = found.get(entry.kind, 0) + entry.nbytes
         return found
 
@@ -108,7 +109,8 @@ class Phantom:
 
     def __init__(self, ledger: Ledger, shape: tuple[int, ...], dtype: np.dtype):
         self.block = ledger.allocate(math.prod(shape) * dtype.itemsize)
-        self.layout, self.base = _layout(tuple(shape), dtype), None
+        self.layout = _layout(tuple(shape), dtype)
+        self.base: Block | None = None
 
     def _new(self, shape: tuple[int, ...], dtype: Any = None) -> Phantom:
         return Phantom(self.block.ledger, shape, self.dtype if dtype is None else np.dtype(dtype))
@@ -246,11 +248,12 @@ def _operators() -> None:
         return lambda self, other: ufunc(other, self)
 
     operators: dict[str, Any] = {"neg": negative, "invert": plain(np.invert)}
-    for name, ufunc in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("truediv", np.true_divide)):
+    ufuncs: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide}
+    for name, ufunc in ufuncs.items():
         operators |= {name: arithmetic(ufunc), f"r{name}": reflected(ufunc), f"i{name}": lambda self, other: self}
-    for name, ufunc in (("lt", np.less), ("le", np.less_equal), ("gt", np.greater), ("ge", np.greater_equal),
-                        ("and", np.bitwise_and), ("pow", np.power), ("matmul", np.matmul)):
-        operators[name] = plain(ufunc)
+    others: dict[str, Any] = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+                              "and": np.bitwise_and, "pow": np.power, "matmul": np.matmul}
+    operators |= {name: plain(ufunc) for name, ufunc in others.items()}
     operators["rmatmul"] = reflected(np.matmul)
     for name, operator in operators.items():
         setattr(Phantom, f"__{name}__", operator)

@@ -6,35 +6,33 @@ layers, the tape, the methods and the optimizers itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tinypeft.autograd import no_grad
 from tinypeft.autograd.tensor import observe
 from tinypeft.budget.phantom import Ledger, Phantom
 from tinypeft.budget.weights import parameter_bytes
-from tinypeft.nn import CausalLM, Parameter
+from tinypeft.nn import CausalLM
+from tinypeft.nn.attention import KeyValueCache
 from tinypeft.peft import PeftModel
 from tinypeft.quant.linear import Params4bit, QuantizedLinear, QuantizedParameter
 from tinypeft.training.optimizers import SGD, AdamW, Optimizer, clip_grad_norm_
 
 OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "sgd": SGD, "sgd_momentum": lambda params: SGD(params, momentum=0.9)}
+MOST_TOKENS = 16384
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """Bytes at the peak of the second step, which all later ones are like, by what they are for; and when that was."""
-
-    kinds: dict[str, int]
-    peak: str
+Phase = tuple[str, dict[str, int]]  # its name, and kind -> bytes at its peak
 
 
-def rehearse_training(model: CausalLM | PeftModel, batch: int, tokens: int, optimizer: str, dtype: np.dtype) -> Rehearsal:
-    """Two steps of a model on the meta device, which is given up to it.
+def rehearse_training(model: CausalLM | PeftModel, batch: int, tokens: int, optimizer: str, dtype: np.dtype) -> list[Phase]:
+    """The phases of a training step: of the second, which all later ones are like.
 
     Args:
-        model: in training mode or not; with gradient checkpointing switched on or not.
+        model: on the meta device, with gradient checkpointing switched on or not; it is given up to this.
+        optimizer: one of OPTIMIZERS.
         dtype: of the base's numbers that are not quantized.
     """
     ledger, base = Ledger(), model.get_base_model() if isinstance(model, PeftModel) else model
@@ -45,24 +43,57 @@ def rehearse_training(model: CausalLM | PeftModel, batch: int, tokens: int, opti
             module.generator = _Generator(ledger)  # type: ignore[attr-defined]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     steps: Optimizer = OPTIMIZERS[optimizer](trained)
-    # The tokens are numbers; and the mask of the scores, which has values, is made once for all layers.
-    ids = np.zeros((batch, tokens), np.int64)
-    ledger.kind = "activations"
-    mask = ledger.array((model_tokens(model, tokens),) * 2, dtype)  # noqa: F841  lives as long as this function
-    times = []
+    mask = _causal_mask(ledger, model, tokens, dtype)
+    ids, peaks = np.zeros((batch, tokens), np.int64), []
+
+    def end() -> None:
+        peaks.append(ledger.peak_time)
+        ledger.forget_peak()
+
     for step in (1, 2):
         ledger.forget_peak()
         with observe(_Watch(ledger, base)):
-            train_step(model, steps, ids, step, lambda: times.append(ledger.time))
+            train_step(model, steps, ids, step, end)
+        end()
         for parameter in trained:
-            parameter.grad.block.entry.kind = "gradients"
-            for array in steps.state[parameter].values():
+            if parameter.grad is not None:
+                parameter.grad.block.entry.kind = "gradients"
+            for array in steps.state.get(parameter, {}).values():
                 if isinstance(array, Phantom):
                     array.block.entry.kind = "optimizer states"
-    forward, backward = times[-2:]
-    moment = "the loss" if ledger.peak_time <= forward else "the backward pass" if ledger.peak_time <= backward else (
-        "the optimizer's step")
-    return Rehearsal(ledger.at_peak(), moment)
+    del mask
+    names = ("the loss", "the backward pass", "the optimizer's step")
+    return [(name, ledger.at(time)) for name, time in zip(names, peaks[-3:], strict=True)]
+
+
+def rehearse_generation(model: CausalLM | PeftModel, batch: int, tokens: int, dtype: np.dtype) -> list[Phase]:
+    """Reading a prompt of all the tokens into the cache."""
+    ledger, base = Ledger(), model.get_base_model() if isinstance(model, PeftModel) else model
+    give_phantoms(model, ledger, dtype)
+    model.eval()
+    mask = _causal_mask(ledger, model, tokens, dtype)
+    cache, ids = KeyValueCache(), np.zeros((batch, tokens), np.int64)
+    with no_grad(), observe(_Watch(ledger, base, "workspace")):
+        out = model(input_ids=ids, cache=cache)
+    for buffers in cache._buffers.values():
+        for buffer in buffers:
+            buffer.block.entry.kind = "key-value cache"
+    del mask, out
+    return [("generation", ledger.at(ledger.peak_time))]
+
+
+def _causal_mask(ledger: Ledger, model: Any, tokens: int, dtype: np.dtype) -> Phantom:
+    """The mask of the scores, made once for all layers. It has values, and so is not in the ledger by itself.
+
+    Raises:
+        ValueError: so many tokens that the mask itself would fill memory here.
+    """
+    places = tokens + getattr(model, "num_virtual_tokens", 0)
+    if places > MOST_TOKENS:
+        raise ValueError(f"engine 'tinypeft' keeps the scores of all pairs of tokens; {places:,} are too many for it, ask for "
+                         f"at most {MOST_TOKENS:,}")
+    ledger.kind = "workspace"
+    return ledger.array((places, places), dtype)
 
 
 def train_step(model: Any, optimizer: Optimizer, ids: np.ndarray, step: int, passed: Any = lambda: None) -> None:
@@ -77,15 +108,18 @@ def train_step(model: Any, optimizer: Optimizer, ids: np.ndarray, step: int, pas
     model.after_update(step)
 
 
-def model_tokens(model: Any, tokens: int) -> int:
-    """Places of a row, with the virtual ones that a prompt adds."""
-    return tokens + getattr(model, "num_virtual_tokens", 0)
-
-
 # ---- arrays for a model ---------------------------------------------------------------------------------------------
 
-def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype) -> None:
-    """Put an array without values into every parameter, entered by its bytes."""
+def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype, adapter: np.dtype | None = None,
+                  stored: np.dtype | None = None) -> None:
+    """Put an array without values into every parameter, entered by its bytes.
+
+    Args:
+        dtype: of the base's numbers that are not quantized.
+        adapter: of the adapter's numbers; None for what it is given here, float32 (float64 beside float64).
+        stored: what quantized weights are dequantized to; None for dtype.
+    """
+    adapter = adapter or np.result_type(dtype, np.float32)
     for module in model.modules():
         if isinstance(module, QuantizedLinear) and isinstance(module.weight, Params4bit):
             module.weight = _Codes(module.weight, ledger)
@@ -95,16 +129,16 @@ def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype) 
     for parameter in model.parameters():
         ledger.kind = "adapter weights" if id(parameter) in adapters else "base weights"
         if isinstance(parameter, QuantizedParameter):
-            parameter.cast(dtype)
+            parameter.cast(stored or dtype)
             parameter.data = ledger.array(parameter.data.shape, parameter.data.dtype)
-            parameter.scales = _scales(parameter, ledger)
+            parameter.scales = ledger.array(((parameter_bytes(parameter, 0) - parameter.data.nbytes) // 4,))
         else:
-            parameter.data = ledger.array(parameter.shape, np.float32 if id(parameter) in adapters else dtype)
-
-
-def _scales(parameter: QuantizedParameter, ledger: Ledger) -> Phantom:
-    rest = parameter_bytes(parameter, 0) - parameter.data.nbytes
-    return ledger.array((rest // 4,))
+            parameter.data = ledger.array(parameter.shape, adapter if id(parameter) in adapters else dtype)
+    ledger.kind = "adapter weights"
+    for config in getattr(model, "peft_config", {}).values():  # VeRA's frozen matrices, which are no parameters
+        for name, value in vars(config).items():
+            if isinstance(value, np.ndarray):
+                setattr(config, name, ledger.array(value.shape, adapter))
 
 
 class _Codes(Params4bit):
@@ -138,8 +172,8 @@ class _Generator:
 class _Watch:
     """Tells the ledger what the operations allocate for."""
 
-    def __init__(self, ledger: Ledger, base: CausalLM):
-        self.ledger, self.head, self.recomputing = ledger, base.lm_head, False
+    def __init__(self, ledger: Ledger, base: CausalLM, forward: str = "activations"):
+        self.ledger, self.head, self.recomputing, self.forward = ledger, base.lm_head, False, forward
 
     def __call__(self, moment: str, phase: str, name: str, arrays: tuple[Any, ...]) -> None:
         before = moment == "before"
@@ -149,5 +183,5 @@ class _Watch:
         elif not self.recomputing:
             loss = name == "cross_entropy" or (phase == "forward" and before and name == "linear"
                                                and arrays[1] is getattr(self.head, "weight", None))
-            other = "activations" if phase == "forward" else "workspace"
+            other = self.forward if phase == "forward" else "workspace"
             self.ledger.kind = "logits and loss" if before and loss else other

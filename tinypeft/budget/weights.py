@@ -10,6 +10,8 @@ Which weights are quantized is not decided here: `replace_with_bnb_linear` is as
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tinypeft.budget.catalog import build
@@ -58,6 +60,13 @@ def bare_model(model: str | CausalLM, quantization: BitsAndBytesConfig | None = 
     return bare if quantization is None else replace_with_bnb_linear(bare, quantization)
 
 
+def adapter_parameters(adapted: CausalLM | PeftModel) -> list[Parameter]:
+    """The parameters that an adapter's file holds."""
+    if not isinstance(adapted, PeftModel):
+        return []
+    return [parameter for name in adapted.peft_config for parameter in adapted.parameters_of(name).values()]
+
+
 def adapt(bare: CausalLM, method: PeftConfig | None) -> CausalLM | PeftModel:
     """The model with the method's adapter in it; itself for None."""
     return bare if method is None else get_peft_model(bare, method)
@@ -84,40 +93,40 @@ def weight_bytes(model: CausalLM, itemsize: int, prepared: bool = False) -> int:
     return sum(parameter_bytes(parameter, max(itemsize, 4) if prepared else itemsize) for parameter in model.parameters())
 
 
-def optimizer_bytes(shapes: list[tuple[int, ...]], optimizer: str) -> int:
-    """Bytes of an optimizer's states for tensors of these shapes.
+def optimizer_bytes(shapes: Mapping[tuple[int, ...], int], optimizer: str) -> int:
+    """Bytes of an optimizer's states.
+
+    Args:
+        shapes: shape of a trained tensor -> how many have it.
 
     Raises:
         ValueError: an unknown optimizer.
+
+    >>> optimizer_bytes({(8, 4096): 64}, "adamw")
+    16777216
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {optimizer!r} is unknown; known: {', '.join(OPTIMIZERS)}")
-    return sum(OPTIMIZERS[optimizer](shape) for shape in shapes)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+    return sum(OPTIMIZERS[optimizer](shape) * count for shape, count in shapes.items())
 
 
 def _adamw_8bit(shape: tuple[int, ...]) -> int:
     """bitsandbytes: two bytes a number and, for each 256 of them, two float32; tensors below 4,096 numbers stay in float32."""
-    n = _size(shape)
+    n = math.prod(shape)
     return 2 * n + 8 * -(-n // 256) if n >= 4096 else 8 * n
 
 
 def _adafactor(shape: tuple[int, ...]) -> int:
     """Of a matrix the mean squares of its rows and of its columns, of a vector those of its numbers; in float32."""
-    return 4 * (_size(shape[:-1]) + _size((*shape[:-2], shape[-1]))) if len(shape) > 1 else 4 * _size(shape)
+    return 4 * (math.prod(shape[:-1]) + math.prod((*shape[:-2], shape[-1]))) if len(shape) > 1 else 4 * math.prod(shape)
 
 
-OPTIMIZERS = {
-    "adamw": lambda shape: 8 * _size(shape),  # two means in float32
+OPTIMIZERS: dict[str, Callable[[tuple[int, ...]], int]] = {
+    "adamw": lambda shape: 8 * math.prod(shape),  # two means in float32
     "adamw_8bit": _adamw_8bit,
     "paged_adamw_8bit": _adamw_8bit,  # the same, which may be moved to the CPU's memory where the GPU's is full
     "sgd": lambda shape: 0,
-    "sgd_momentum": lambda shape: 4 * _size(shape),
+    "sgd_momentum": lambda shape: 4 * math.prod(shape),
     "adafactor": _adafactor,
 }
+BARE_OPTIMIZERS = ("adamw", "sgd", "sgd_momentum")  # those of this library
