@@ -89,14 +89,13 @@ def _of_full_training(part: str) -> Computed:
 
 @claim("d-full-total", WHY + ", total", "memory", "full fine-tuning of a 70B model needs 840 GB in all", stated="840 GB",
        why="The four rows are {listed:g} bytes a parameter and sum to {sum}. Training in 16 bits also keeps a float32 copy of "
-           "the weights that the updates are added to (Micikevicius et al. 2018, 1710.03740): {stored:g} bytes, {all}. On top "
-           "come activations, {tokens} for 2,048 tokens with checkpointing.",
-       correct="{all} and activations")
+           "the weights, which the updates are added to (Micikevicius et al. 2018, 1710.03740): {stored:g} bytes. Activations "
+           "come on top.",
+       correct="{all}, and activations")
 def _() -> Computed:
     listed, stored = of_seventy_billion("base weights", "gradients", "optimizer states"), of_seventy_billion(*STORED)
-    tokens = full_training().total - sum(full_training().parts[part] for part in STORED)
-    return computed(stored + tokens, listed=listed / 70e9, sum=format_bytes(listed, 0), stored=stored / 70e9,
-                    all=f"{stored / 1e9:,.0f} GB", tokens=format_bytes(tokens))
+    return computed(stored, listed=listed / 70e9, sum=f"{listed / 1e9:,.0f} GB", stored=stored / 70e9,
+                    all=f"{stored / 1e9:,.0f} GB")
 
 
 @claim("d-11-a100", WHY, "memory", "full fine-tuning of a 70B model takes 11 or more A100s of 80 GB", stated="11+", expects=11,

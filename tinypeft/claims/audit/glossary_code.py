@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from tinypeft.budget import base_parameters, format_bytes
+from tinypeft.budget import base_parameters, build, format_bytes
 from tinypeft.claims.claim import claim, editorial
 from tinypeft.claims.experiments import (
     FITS,
@@ -113,13 +113,14 @@ def _() -> Computed:
 
 @claim("b-print-trainable", PRINTED, "code-output", "r=16 on q, k, v and o of Llama-3-8B trains 6,815,744 parameters",
        stated="6,815,744",
-       why="{r8:,} is the count of r=8, and that of r=16 on q and v alone ({qv:,}); k and v are narrow in this model, since "
-           "groups of four query heads share them.",
+       why="With r=8 it is {r8:,}, and {qv:,} with r=16 on q and v alone. k and v are narrow in this model, since each of its "
+           "{kv} key heads serves a group of query heads.",
        correct="trainable params: {r16:,}")
 def _() -> Computed:
     r16 = lora_counts("llama-3-8b", 16).trainable
     return computed(r16, r16=r16, r8=lora_counts("llama-3-8b", 8).trainable,
-                    qv=lora_counts("llama-3-8b", 16, ("q_proj", "v_proj")).trainable)
+                    qv=lora_counts("llama-3-8b", 16, ("q_proj", "v_proj")).trainable,
+                    kv=build("llama-3-8b").config.num_key_value_heads)
 
 
 @claim("b-print-all", PRINTED, "code-output", "with the adapter the model has 8,037,224,448 parameters",
