@@ -237,6 +237,21 @@ def quiz(
 
 
 @app.command()
+def practice(
+    topic: Annotated[str | None, typer.Argument(help="Only questions of this topic, such as lora, memory or proof.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Equal seeds ask the same. Default: a new one, which is printed.")] = None,
+    count: Annotated[int, typer.Option(help="How many questions.")] = 5,
+    kind: Annotated[str | None, typer.Option(help='Only these kinds, as in "lora-matrix,kv-cache".')] = None,
+    tries: Annotated[int, typer.Option(help="Wrong answers that a question may have before its solution is shown.")] = 1,
+    list_kinds: Annotated[bool, typer.Option("--list", help="Show what can be practised.")] = False,
+) -> None:
+    """Practise with questions whose numbers are new each time; wrong answers are told what went wrong."""
+    from tinypeft.commands.practice import run_practice
+
+    run_practice(topic=topic, seed=seed, count=count, kinds=kind, tries=tries, list_only=list_kinds)
+
+
+@app.command()
 def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
     """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""
     from tinypeft.commands.learn import copy_course

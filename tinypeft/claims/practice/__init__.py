@@ -1,6 +1,17 @@
 """Practice that is never the same twice: kinds of questions, each drawn anew from a seed. `tinypeft practice --list`."""
 
-from tinypeft.claims.practice import costs, flaws, lora_counts, lora_updates, methods, proof, quantized, soft_prompts  # noqa: F401
-from tinypeft.claims.practice.kinds import KINDS, LEVELS, Kind, draw, find_kinds
+from tinypeft.claims.practice import (  # noqa: F401  (each enters its kinds in the table, in this order)
+    costs,
+    flaws,
+    lora_counts,
+    lora_updates,
+    methods,
+    proof,
+    properties,
+    quantized,
+    scenarios,
+    soft_prompts,
+)
+from tinypeft.claims.practice.kinds import KINDS, LEVELS, TOPICS, Kind, draw, find_kinds
 
-__all__ = ["KINDS", "LEVELS", "Kind", "draw", "find_kinds"]
+__all__ = ["KINDS", "LEVELS", "TOPICS", "Kind", "draw", "find_kinds"]

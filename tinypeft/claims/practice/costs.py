@@ -14,10 +14,11 @@ from tinypeft.claims.practice.lora_counts import named
 from tinypeft.claims.practice.shapes import (
     ATTENTION,
     MLP,
+    VOCABULARIES,
     Shape,
     all_parameters,
-    once,
     draw_llama,
+    once,
     trained,
     trained_parts,
     weight_bytes,
@@ -27,17 +28,11 @@ from tinypeft.peft import LoraConfig
 
 GB = 10**9
 ALL_LINEAR = (*ATTENTION, *MLP)
-VOCABULARIES = (32000, 49152, 64000, 100352, 128256, 151936)
-
-
-def _llama(rng: np.random.Generator) -> Shape:
-    """With a vocabulary of a few, so that what is counted of it is counted once."""
-    return replace(draw_llama(rng), vocab=pick(rng, VOCABULARIES))
 
 
 def _large_llama(rng: np.random.Generator) -> Shape:
     """Of a billion parameters and more."""
-    shape = _llama(rng)
+    shape = draw_llama(rng, VOCABULARIES)
     return shape if shape.width >= 2048 else _large_llama(rng)
 
 
@@ -55,8 +50,8 @@ def full_memory(rng: np.random.Generator) -> Numeric:
     copy = ("a float32 copy of the weights, which the optimizer updates (mixed precision)" if master else
             "no further copy of the weights")
     return numeric(
-        f"A model of {n:,} parameters is fine-tuned whole, with AdamW: weights and gradients in 16 bits, Adam's two moments in float32, and "
-        f"{copy}. How many GB (10^9 bytes) is that, activations apart?", total,
+        f"A model of {n:,} parameters is fine-tuned whole, with AdamW: weights and gradients in 16 bits, Adam's two moments in "
+        f"float32, and {copy}. How many GB (10^9 bytes) is that, activations apart?", total,
         [Step("weights, 2 bytes each", "", format_bytes(parts["base weights"])), Step("gradients, 2 bytes", "",
                                                                                      format_bytes(parts["gradients"])),
          Step("two moments, 4 bytes each", "", format_bytes(parts["optimizer states"])),
@@ -65,7 +60,8 @@ def full_memory(rng: np.random.Generator) -> Numeric:
         [Mistake("no-master-copy" if master else "master-copy", 12 * n if master else 16 * n,
                  "That leaves out the float32 copy of the weights, 4 bytes each." if master else
                  "That adds a float32 copy of the weights, which this recipe does not keep."),
-         Mistake("one-moment", total - 4 * n, "That has one of Adam's moments; it keeps a mean of the gradients and one of their squares."),
+         Mistake("one-moment", total - 4 * n, "That has one of Adam's moments; it keeps a mean of the gradients and one of "
+                                              "their squares."),
          Mistake("moments-in-16-bit", total - 4 * n, "That takes the moments in 16 bits."),
          Mistake("weights-only", 2 * n, "That is the weights alone."),
          Mistake("no-gradients", total - 2 * n, "That leaves out the gradients, as large as the weights."),
@@ -86,9 +82,9 @@ def full_cards(rng: np.random.Generator) -> Numeric:
         return math.ceil((size + activations) / of)
 
     return numeric(
-        f"A model of {n:,} parameters is fine-tuned whole, in mixed precision with AdamW: 16-bit weights and gradients, a float32 copy of the "
-        f"weights, two moments in float32. All this is shared out evenly among cards of {card} GB, and so are activations of "
-        f"{activations // GB} GB in all. How many cards does it take at least?", cards,
+        f"A model of {n:,} parameters is fine-tuned whole, in mixed precision with AdamW: 16-bit weights and gradients, a "
+        f"float32 copy of the weights, two moments in float32. All this is shared out evenly among cards of {card} GB, and so "
+        f"are activations of {activations // GB} GB in all. How many cards does it take at least?", cards,
         [Step("bytes a parameter: weight, gradient, copy, moments", "2 + 2 + 4 + 8", str(total // n)),
          Step("these", f"{total // n} x {n:,}", format_bytes(total)),
          Step("with activations", f"{format_bytes(total)} + {activations // GB} GB", format_bytes(needed)),
@@ -96,7 +92,8 @@ def full_cards(rng: np.random.Generator) -> Numeric:
         [Mistake("no-master-copy", for_bytes(total - 4 * n), "That leaves out the float32 copy of the weights, 4 bytes each."),
          Mistake("no-activations", math.ceil(total / (card * GB)), "That leaves out the activations."),
          Mistake("rounded-down", cards - 1, "That many have too little: what is left over needs a card as well."),
-         Mistake("weights-only", for_bytes(2 * n), "That has the weights alone. Gradients and optimizer states are larger than these."),
+         Mistake("weights-only", for_bytes(2 * n), "That has the weights alone. Gradients and optimizer states are larger than "
+                                                   "these."),
          Mistake("no-optimizer", for_bytes(total - 8 * n), "That leaves out Adam's two moments."),
          Mistake("gib-cards", for_bytes(total, card * 2**30), "That takes the cards' GB for GiB, 7% more.")],
         tolerance=0.001, section="03_full_finetuning")
@@ -114,19 +111,22 @@ def adapter_training(rng: np.random.Generator) -> Numeric:
     total, size = sum(breakdown.values()), 2 if half else 4
     unit = "GB" if total >= 2 * GB else "MB"
     return numeric(
-        f"LoRA with r = {r} on {named(targets)} of a model of {shape.layers} layers (d = {shape.width:,}) trains {count:,} parameters. "
-        f"Weights and gradients of the adapter are in {'bfloat16' if half else 'float32'}, AdamW keeps two moments in float32. How many {unit} "
-        f"(10^{9 if unit == 'GB' else 6} bytes) does the adapter take while it is trained?", total,
+        f"LoRA with r = {r} on {named(targets)} of a model of {shape.layers} layers (d = {shape.width:,}) trains {count:,} "
+        f"parameters. Weights and gradients of the adapter are in {'bfloat16' if half else 'float32'}, AdamW keeps two moments "
+        f"in float32. How many {unit} (10^{9 if unit == 'GB' else 6} bytes) does the adapter take while it is trained?", total,
         [Step(f"weights, {size} bytes each", "", format_bytes(breakdown["adapter weights"])),
          Step(f"gradients, {size} bytes", "", format_bytes(breakdown["gradients"])),
          Step("two moments, 4 bytes each", "", format_bytes(breakdown["optimizer states"])),
          Step("together", f"{total // count} bytes x {count:,}", format_bytes(total))],
-        [Mistake("weights-only", size * count, "That is what the file takes. Training needs gradients and Adam's moments as well."),
+        [Mistake("weights-only", size * count, "That is what the file takes. Training needs gradients and Adam's moments as "
+                                               "well."),
          Mistake("no-gradients", total - size * count, "That leaves out the gradients."),
          Mistake("one-moment", total - 4 * count, "That has one of Adam's two moments."),
          Mistake("no-optimizer", 2 * size * count, "That leaves out Adam's two moments, 8 bytes a parameter."),
-         Mistake("other-dtype", total + (4 if half else -4) * count, f"That takes the adapter in {'float32' if half else '16 bits'}."),
-         Mistake("four-bit", count / 2, "That takes the adapter in 4 bits. QLoRA stores the base so; what is trained never is.")],
+         Mistake("other-dtype", total + (4 if half else -4) * count, "That takes the adapter in "
+                                                                     f"{'float32' if half else '16 bits'}."),
+         Mistake("four-bit", count / 2, "That takes the adapter in 4 bits. QLoRA stores the base so; what is trained never "
+                                        "is.")],
         unit=unit, section="07_qlora")
 
 
@@ -140,16 +140,19 @@ def rank_that_fits(rng: np.random.Generator) -> Numeric:
     used = round(card - room, 1)
     answer = int((card - used) * GB / bytes_each)
     return numeric(
-        f"On a card of {card} GB, a base model, activations and all else take {used:g} GB. The rest is for LoRA on {named(targets)} of every layer: "
-        f"{each:,} parameters for each unit of the rank. Adapter and gradients are in float32, and AdamW keeps two moments in float32. What is "
-        "the largest rank that fits? (A whole number; within 1% is near enough.)", answer,
+        f"On a card of {card} GB, a base model, activations and all else take {used:g} GB. The rest is for LoRA on "
+        f"{named(targets)} of every layer: {each:,} parameters for each unit of the rank. Adapter and gradients are in "
+        "float32, and AdamW keeps two moments in float32. What is the largest rank that fits? (A whole number; within 1% is "
+        "near enough.)", answer,
         [Step("bytes a parameter: weight, gradient, two moments", "4 + 4 + 4 + 4", str(bytes_each // each)),
          Step("bytes for each unit of r", f"{bytes_each // each} x {each:,}", f"{bytes_each:,}"),
          Step("room", f"{card} GB - {used:g} GB", f"{card - used:.1f} GB"),
          Step("r, rounded down", f"{card - used:.1f} GB / {bytes_each:,}", f"{answer:,}")],
-        [Mistake("weights-only", (card - used) * GB / (4 * each), "That counts the adapter's weights only. While it is trained, each parameter has "
-                                                                  "a gradient and two moments as well."),
-         Mistake("half-weights-only", (card - used) * GB / (2 * each), "That counts 16-bit weights only: no gradients, no moments, and not float32."),
+        [Mistake("weights-only", (card - used) * GB / (4 * each), "That counts the adapter's weights only. While it is "
+                                                                  "trained, each parameter has a gradient and two moments as "
+                                                                  "well."),
+         Mistake("half-weights-only", (card - used) * GB / (2 * each), "That counts 16-bit weights only: no gradients, no "
+                                                                       "moments, and not float32."),
          Mistake("bfloat16-adapter", (card - used) * GB / (12 * each), "That takes the adapter and its gradients in 16 bits."),
          Mistake("no-gradients", (card - used) * GB / (12 * each), "That leaves out the gradients."),
          Mistake("one-moment", (card - used) * GB / (12 * each), "That has one of Adam's two moments."),
@@ -167,11 +170,12 @@ def many_tasks(rng: np.random.Generator) -> Numeric:
     base, each = weight_bytes(shape), 2 * count
     apart, copies = base + tasks * each, tasks * base
     answer = copies if merged else apart
-    ask = (f"Each adapter is merged into a copy of its own, of which there are then {tasks}. How many GB are they together?" if merged else
+    ask = (f"Each adapter is merged into a copy of its own, of which there are then {tasks}. How many GB are they "
+           "together?" if merged else
            "The base is stored once, and the adapters beside it. How many GB is that together?")
     return numeric(
-        f"A model of {n:,} parameters serves {tasks} tasks. For each a LoRA adapter was trained, of {count:,} parameters. All is stored in 16 "
-        f"bits a number. {ask} (1 GB = 10^9 bytes.)", answer,
+        f"A model of {n:,} parameters serves {tasks} tasks. For each a LoRA adapter was trained, of {count:,} parameters. All "
+        f"is stored in 16 bits a number. {ask} (1 GB = 10^9 bytes.)", answer,
         [Step("the base", f"2 x {n:,}", format_bytes(base)), Step("an adapter", f"2 x {count:,}", format_bytes(each)),
          Step("merged copies are as large as the base", f"{tasks} x {format_bytes(base)}", format_bytes(copies)) if merged else
          Step("together", f"{format_bytes(base)} + {tasks} x {format_bytes(each)}", format_bytes(apart)),
@@ -179,11 +183,13 @@ def many_tasks(rng: np.random.Generator) -> Numeric:
         [Mistake("adapters-for-copies" if merged else "copies-for-adapters", apart if merged else copies,
                  "That is one base with its adapters beside it. Once merged, each task has a whole model." if merged else
                  "That is a merged copy for each task. Adapters that are kept apart share one base."),
-         Mistake("adapters-only", tasks * each, "That is the adapters alone. " + ("A merged copy has all of the base's weights." if merged else
+         Mistake("adapters-only", tasks * each, "That is the adapters alone. " + ("A merged copy has all of the base's "
+                                                                                  "weights." if merged else
                                                                                 "They need the base, once.")),
          Mistake("one-adapter", base + each, "That has one adapter; there are as many as tasks."),
          Mistake("copies-and-adapters", tasks * (base + each), "That stores base and adapter for each task." + (
-             " The merged weights take the adapter up: they are no more than before." if merged else " The base is needed once.")),
+             " The merged weights take the adapter up: they are no more than before." if merged else " The base is needed "
+                                                                                                     "once.")),
          Mistake("one-byte", answer / 2, "That takes a byte for a number; 16 bits are 2."),
          Mistake("float32", answer * 2, "That takes 4 bytes for a number; 16 bits are 2.")],
         unit="GB", section="12_many_tasks")
@@ -199,19 +205,20 @@ def qlora_weights(rng: np.random.Generator) -> Numeric:
         NF4, bnb_4bit_use_double_quant=double))
     outside = 2 * shape.vocab * shape.width
     inside, bits = n - outside, 4 + (8 / 64 + 32 / (64 * 256) if double else 32 / 64)
-    constants = ("quantized themselves, to 8 bits, with 32 more bits for every 256 of them (double quantization: 0.127 bits a weight in all)"
+    constants = ("quantized themselves, to 8 bits, with 32 more bits for every 256 of them (double quantization: 0.127 bits a "
+                 "weight in all)"
                  if double else "in float32 (0.5 bits a weight)")
     return numeric(
-        f"A Llama of {n:,} parameters is loaded in NF4, as for QLoRA: 4-bit codes, and for each block of 64 weights a maximum, {constants}. The "
-        f"embeddings and the head, {shape.vocab:,} x {shape.width:,} each, stay in 16 bits. (The norms are too small to matter.) How many GB "
-        "(10^9 bytes) do the weights take?", total,
+        f"A Llama of {n:,} parameters is loaded in NF4, as for QLoRA: 4-bit codes, and for each block of 64 weights a maximum, "
+        f"{constants}. The embeddings and the head, {shape.vocab:,} x {shape.width:,} each, stay in 16 bits. (The norms are "
+        "too small to matter.) How many GB (10^9 bytes) do the weights take?", total,
         [Step("embeddings and head", f"2 x {shape.vocab:,} x {shape.width:,} x 2 bytes", format_bytes(2 * outside)),
          Step("weights in NF4", f"{n:,} - {outside:,}", f"{inside:,}"),
          Step("bits of each", "", f"{bits:.4g}"),
          Step("their bytes", f"{inside:,} x {bits:.4g} / 8", format_bytes(inside * bits / 8)),
          Step("together", "", format_bytes(total))],
-        [Mistake("all-in-four-bits", n / 2, "That is 4 bits for every parameter: without the blocks' maxima, and with embeddings and head in 4 "
-                                            "bits, which they are not."),
+        [Mistake("all-in-four-bits", n / 2, "That is 4 bits for every parameter: without the blocks' maxima, and with "
+                                            "embeddings and head in 4 bits, which they are not."),
          Mistake("no-constants", inside / 2 + 2 * outside, "That leaves out the blocks' maxima."),
          Mistake("embeddings-quantized", n * bits / 8, "That has the embeddings and the head in NF4. They stay in 16 bits."),
          Mistake("embeddings-left-out", inside * bits / 8, "That leaves out the embeddings and the head."),
@@ -229,20 +236,21 @@ def qlora_training(rng: np.random.Generator) -> Numeric:
     total = weights + sum(parts.values())
     n = all_parameters(shape)
     return numeric(
-        f"A base of {n:,} parameters in NF4, constants and 16-bit embeddings included, takes {format_bytes(weights)}. QLoRA with r = {r} on "
-        f"{named(targets)} trains {count:,} parameters, in float32, with AdamW (two moments in float32). How many GB does training need, "
-        "activations and the one matrix that is dequantized at a time apart?", total,
+        f"A base of {n:,} parameters in NF4, constants and 16-bit embeddings included, takes {format_bytes(weights)}. QLoRA "
+        f"with r = {r} on {named(targets)} trains {count:,} parameters, in float32, with AdamW (two moments in float32). How "
+        "many GB does training need, activations and the one matrix that is dequantized at a time apart?", total,
         [Step("base, frozen: no gradients, no moments", "", format_bytes(weights)),
          Step("adapter", f"4 x {count:,}", format_bytes(parts["adapter weights"])),
          Step("its gradients", f"4 x {count:,}", format_bytes(parts["gradients"])),
          Step("its moments", f"8 x {count:,}", format_bytes(parts["optimizer states"])),
          Step("together", "", format_bytes(total))],
-        [Mistake("weights-only", weights + 4 * count, "That has the adapter's weights, but neither its gradients nor its moments."),
+        [Mistake("weights-only", weights + 4 * count, "That has the adapter's weights, but neither its gradients nor its "
+                                                      "moments."),
          Mistake("base-only", weights, "That is the base alone."),
-         Mistake("full-optimizer", weights + 10 * n, "That has gradients and moments for the base too. It is frozen and has none: that is what "
-                                                     "makes QLoRA small."),
-         Mistake("dequantized-base", weights + 2 * n + 16 * count, "That dequantizes the whole base at once. Only one matrix at a time is in 16 "
-                                                                   "bits."),
+         Mistake("full-optimizer", weights + 10 * n, "That has gradients and moments for the base too. It is frozen and has "
+                                                     "none: that is what makes QLoRA small."),
+         Mistake("dequantized-base", weights + 2 * n + 16 * count, "That dequantizes the whole base at once. Only one matrix "
+                                                                   "at a time is in 16 bits."),
          Mistake("16-bit-base", 2 * n + 16 * count, "That is LoRA on a 16-bit base."),
          Mistake("no-optimizer", weights + 8 * count, "That leaves out Adam's moments."),
          Mistake("no-gradients", weights + 12 * count, "That leaves out the adapter's gradients.")],
@@ -259,11 +267,13 @@ def dequantized(rng: np.random.Generator) -> Numeric:
     layer, n = 2 * sum(a * b for a, b in sides.values()), all_parameters(shape)
     largest = max(sides, key=lambda name: sides[name][0] * sides[name][1])
     return numeric(
-        f"{shape.words()}, and {n:,} parameters. Its linear layers are in NF4. Each weight matrix is dequantized to 16 bits just before it is "
-        "used, and thrown away after that. How many MB (10^6 bytes) do dequantized weights take at most at any time?", answer,
+        f"{shape.words()}, and {n:,} parameters. Its linear layers are in NF4. Each weight matrix is dequantized to 16 bits "
+        "just before it is used, and thrown away after that. How many MB (10^6 bytes) do dequantized weights take at most at "
+        "any time?", answer,
         [Step("the largest matrix", f"{largest}: {sides[largest][0]:,} x {sides[largest][1]:,}", f"{answer // 2:,}"),
          Step("in 16 bits", f"2 x {answer // 2:,}", format_bytes(answer))],
-        [Mistake("whole-model", 2 * n, "That is the whole model in 16 bits. It never is, which is the point of doing one matrix at a time."),
+        [Mistake("whole-model", 2 * n, "That is the whole model in 16 bits. It never is, which is the point of doing one "
+                                       "matrix at a time."),
          Mistake("layer", layer, "That is all matrices of a layer. They are dequantized one after the other."),
          Mistake("attention-matrix", 2 * shape.width**2, "That is d x d. The feed-forward matrices are larger."),
          Mistake("one-byte", answer / 2, "That takes a byte for a number; 16 bits are 2."),
@@ -281,9 +291,9 @@ def activations(rng: np.random.Generator) -> Numeric:
     answer = shape.layers * one
     unit = "GB" if answer >= 2 * GB else "MB"
     return numeric(
-        f"A model of {shape.layers} layers and hidden size d = {shape.width:,} is trained with gradient checkpointing: of each layer only its input is "
-        f"kept, in 16 bits, and all else is computed again in the backward pass. A batch has {batch} row{'s' * (batch > 1)} of {tokens:,} tokens. How "
-        f"many {unit} do the kept inputs take?", answer,
+        f"A model of {shape.layers} layers and hidden size d = {shape.width:,} is trained with gradient checkpointing: of each "
+        f"layer only its input is kept, in 16 bits, and all else is computed again in the backward pass. A batch has {batch} "
+        f"row{'s' * (batch > 1)} of {tokens:,} tokens. How many {unit} do the kept inputs take?", answer,
         [Step("numbers in a layer's input", f"{batch} x {tokens:,} x {shape.width:,}", f"{batch * tokens * shape.width:,}"),
          Step("all layers, 2 bytes each", f"{shape.layers} x 2 x {batch * tokens * shape.width:,}", format_bytes(answer))],
         [Mistake("one-layer", one, f"That is one layer; there are {shape.layers}."),
@@ -291,6 +301,7 @@ def activations(rng: np.random.Generator) -> Numeric:
          Mistake("float32", 2 * answer, "That takes 4 bytes for a number; 16 bits are 2."),
          Mistake("one-byte", answer / 2, "That takes a byte for a number; 16 bits are 2."),
          Mistake("one-token", answer / tokens, "That is one token of each row."),
-         Mistake("keys-and-values", answer * 2 * shape.kv_width / shape.width, "That is keys and values, which generation keeps. What is kept "
-                                                                               "here is what enters a layer.")],
+         Mistake("keys-and-values", answer * 2 * shape.kv_width / shape.width, "That is keys and values, which generation "
+                                                                               "keeps. What is kept here is what enters a "
+                                                                               "layer.")],
         unit=unit, section="07_qlora")

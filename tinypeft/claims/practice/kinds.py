@@ -2,8 +2,8 @@
 
     question = draw("lora-matrix", seed=7)
 
-A kind is a function of a random generator. What it returns is looked through before anyone sees it: mistakes whose numbers could
-be taken for the answer, or for one another, are left out, and a draw that is left with none is drawn again.
+A kind is a function of a random generator. What it returns is looked through before anyone sees it: mistakes whose numbers
+could be taken for the answer, or for one another, are left out, and a question that is left with too few is drawn again.
 """
 
 from __future__ import annotations
@@ -48,12 +48,21 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 
+# In the order in which they are learned.
+TOPICS = {
+    "lora": "LoRA", "proof": "the proof that LoRA starts at the base", "rslora": "rsLoRA", "lora+": "LoRA+", "dora": "DoRA",
+    "adalora": "AdaLoRA", "vera": "VeRA", "ulora": "ULoRA", "ia3": "(IA)3", "bottleneck": "bottleneck adapters",
+    "prefix": "prefix tuning", "prompt": "prompt tuning", "bitfit": "BitFit", "norms": "norm tuning",
+    "subspace": "random subspaces", "quantization": "weights in four bits", "qlora": "QLoRA", "memory": "memory of training",
+    "kv-cache": "the key-value cache", "merging": "merging", "tasks": "many tasks", "planning": "choosing a method"}
+
 
 def kind(name: str, topic: str, title: str, level: int = 1, fewest_mistakes: int = 2
          ) -> Callable[[Callable[[np.random.Generator], Question]], Callable[[np.random.Generator], Question]]:
     """Enter a function in the table of KINDS."""
     def enter(make: Callable[[np.random.Generator], Question]) -> Callable[[np.random.Generator], Question]:
         assert name not in KINDS, name
+        assert topic in TOPICS, topic
         KINDS[name] = Kind(name, topic, title, level, make, fewest_mistakes)
         return make
 
@@ -71,9 +80,7 @@ def draw(name: str, seed: int) -> Question:
     True
     """
     if name not in KINDS:
-        hint = near(name, KINDS)
-        raise ValueError(f"unknown kind of question {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                         + "`tinypeft practice --list` shows all")
+        raise ValueError(_unknown("kind of question", name, KINDS))
     if seed < 0:
         raise ValueError(f"seed {seed}: expected 0 or more")
     chosen = KINDS[name]
@@ -95,21 +102,20 @@ def find_kinds(topic: str | None = None, names: Sequence[str] = ()) -> list[Kind
         ValueError: an unknown topic or name; near ones are listed.
 
     >>> [kind.name for kind in find_kinds("proof")]
-    ['proof-order', 'proof-reasons', 'proof-flaw', 'proof-run']
+    ['proof-order', 'proof-reasons', 'proof-run', 'proof-flaw']
     """
     for name in names:
         if name not in KINDS:
             raise ValueError(_unknown("kind of question", name, KINDS))
-    found = [KINDS[name] for name in names] or list(KINDS.values())
-    if topic is None:
-        return found
-    key = topic.strip().lower()
-    topics = list(dict.fromkeys(kind.topic for kind in KINDS.values()))
-    chosen = [kind for kind in found if key in (kind.topic, kind.name)]
-    if not chosen and key in (*topics, *KINDS):
-        raise ValueError(f"none of the kinds {', '.join(names)} belongs to the topic {topic!r}")
+    order = {topic: place for place, topic in enumerate(TOPICS)}
+    every = sorted(KINDS.values(), key=lambda kind: (order[kind.topic], kind.level))
+    found = [KINDS[name] for name in names] or every
+    key = (topic or "").strip().lower()
+    if key and key not in TOPICS and key not in KINDS:
+        raise ValueError(_unknown("topic", str(topic), TOPICS))
+    chosen = [kind for kind in found if key in ("", kind.topic, kind.name)]
     if not chosen:
-        raise ValueError(_unknown("topic", topic, topics))
+        raise ValueError(f"none of the kinds {', '.join(names)} belongs to the topic {topic!r}")
     return chosen
 
 
@@ -141,6 +147,11 @@ def choice(prompt: str, options: Sequence[Option], rng: np.random.Generator, *, 
     """A question with options, shuffled unless they have an order of their own."""
     shown = shuffled(options, rng) if shuffle else tuple(options)
     return Choice(kind="", topic="", prompt=prompt, options=shown, steps=tuple(steps), section=section)
+
+
+def capital(text: str) -> str:
+    """With a capital first letter, the others as they are."""
+    return text[0].upper() + text[1:]
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:

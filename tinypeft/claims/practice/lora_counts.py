@@ -9,12 +9,11 @@ import numpy as np
 
 from tinypeft.claims.practice.kinds import kind, numeric, pick
 from tinypeft.claims.practice.shapes import (
-    ATTENTION,
     TARGETS,
     Shape,
     all_parameters,
-    once,
     draw_llama,
+    once,
     trained,
     trained_on_matrix,
 )
@@ -77,7 +76,8 @@ def lora_compression(rng: np.random.Generator) -> Numeric:
          Step("ratio", f"{full:,} / {ours:,}", f"{full / ours:.4g}x")],
         [Mistake("a-only", full / a, "That divides by A alone. B is trained too."),
          Mistake("b-only", full / b, "That divides by B alone. A is trained too."),
-         Mistake("inverse", ours / full, "That is the share which LoRA trains. Asked for is how many times fewer: the inverse."),
+         Mistake("inverse", ours / full, "That is the share which LoRA trains. Asked for is how many times fewer: the "
+                                         "inverse."),
          Mistake("twice-in", full / (2 * a), "That takes both factors as r x in, but B is out x r."),
          Mistake("twice-out", full / (2 * b), "That takes both factors as out x r, but A is r x in."),
          Mistake("by-rank", min(n_out, n_in) / r, "That compares the rank with the smaller side of W. Parameters are counted "
@@ -129,13 +129,14 @@ def lora_share(rng: np.random.Generator) -> Numeric:
     share = ours / (base + ours)
     blocks = base - 2 * shape.vocab * shape.width
     return numeric(
-        f"{shape.words(vocab=True)}. It has {base:,} parameters.\n\nLoRA with r = {r} is put on {named(targets)} of every layer. "
-        "How much of all parameters, the adapter's included, is trained? (peft prints it like this. Answer in percent.)", share,
+        f"{shape.words(vocab=True)}. It has {base:,} parameters.\n\nLoRA with r = {r} is put on {named(targets)} of every "
+        "layer. How much of all parameters, the adapter's included, is trained? (peft prints it like this. Answer in "
+        "percent.)", share,
         [*_steps(shape, targets, r, ours), Step("share", f"{ours:,} / ({base:,} + {ours:,})", f"{100 * share:.4g} %")],
         [Mistake(mistake.id, mistake.value / (base + mistake.value), mistake.feedback)
          for mistake in _model_mistakes(shape, targets, r, ours)]
-        + [Mistake("blocks-only", ours / (blocks + ours), "That leaves out the embeddings and the head, which are parameters of "
-                                                          "the model too.")],
+        + [Mistake("blocks-only", ours / (blocks + ours), "That leaves out the embeddings and the head, which are parameters "
+                                                          "of the model too.")],
         unit="%", section=LOW_RANK)
 
 
@@ -161,8 +162,8 @@ def lora_rank(rng: np.random.Generator) -> Numeric:
          Mistake("one-layer", total / (each // shape.layers), f"That divides by one layer's share; there are {shape.layers} "
                                                               "layers."),
          Mistake("one-matrix", r * len(targets), f"That divides by one module's share; there are {len(targets)} in a layer."),
-         Mistake("all-square", total / square, f"That takes all matrices as d x d, but k_proj and v_proj have {shape.kv_width:,} "
-                                               "outputs.")],
+         Mistake("all-square", total / square, "That takes all matrices as d x d, but k_proj and v_proj have "
+                                               f"{shape.kv_width:,} outputs.")],
         tolerance=0.001, section=RANK)
 
 
@@ -180,15 +181,15 @@ def dora_extra(rng: np.random.Generator) -> Numeric:
         [*(Step(f"{name}: magnitudes", "", f"{n_out:,}") for name, (n_out, _) in zip(targets, sides, strict=True)),
          Step("all layers", f"{shape.layers} x {outputs:,}", f"{extra:,}"),
          Step("little beside A and B, which have", "", f"{lora:,}")],
-        [Mistake("inputs", shape.layers * inputs, "That has a magnitude for each input. They belong to the outputs: one for each "
-                                                  "row of W (out, in)."),
-         Mistake("one-a-matrix", shape.layers * len(targets), "That is one magnitude for each matrix. There is one for each of its "
-                                                              "outputs."),
+        [Mistake("inputs", shape.layers * inputs, "That has a magnitude for each input. They belong to the outputs: one for "
+                                                  "each row of W (out, in)."),
+         Mistake("one-a-matrix", shape.layers * len(targets), "That is one magnitude for each matrix. There is one for each of "
+                                                              "its outputs."),
          Mistake("times-rank", r * extra, f"That has r = {r} numbers for each output. B has; the magnitude is one number."),
          Mistake("total", dora, "That is all that DoRA trains, A and B included."),
          Mistake("one-layer", extra / shape.layers, f"That is one layer; there are {shape.layers}."),
-         Mistake("one-matrix", shape.layers * shape.width, f"That takes one matrix of d outputs. {named(targets)} have {outputs:,} "
-                                                           "outputs in a layer.")],
+         Mistake("one-matrix", shape.layers * shape.width, f"That takes one matrix of d outputs. {named(targets)} have "
+                                                           f"{outputs:,} outputs in a layer.")],
         section=LOW_RANK)
 
 

@@ -66,11 +66,12 @@ def lora_forward(rng: np.random.Generator) -> Numeric:
          Step(f"h, {row} number", f"{base[place]:g} + {s:g} x {update[place]:.4g}", f"{h[place]:.6g}")],
         [Mistake("base-only", base[place], "That is W x, what the model computes without the adapter."),
          Mistake("update-only", s * update[place], "That is the update alone. W x is added to it."),
-         Mistake("no-scale", base[place] + update[place], f"That adds B A x as it is. It is multiplied by alpha/r = {s:g} first."),
-         Mistake("alpha-unscaled", base[place] + alpha * update[place], f"That multiplies by alpha; the scale is alpha / r, with "
-                                                                        f"r = {r} rows in A."),
-         Mistake("rank-two", base[place] + alpha / 2 * update[place], "That takes r = 2. A has one row, so the rank is 1: its two "
-                                                                      "columns are W's two inputs."),
+         Mistake("no-scale", base[place] + update[place], f"That adds B A x as it is. It is multiplied by alpha/r = {s:g} "
+                                                          "first."),
+         Mistake("alpha-unscaled", base[place] + alpha * update[place], "That multiplies by alpha; the scale is alpha / r, "
+                                                                        f"with r = {r} rows in A."),
+         Mistake("rank-two", base[place] + alpha / 2 * update[place], "That takes r = 2. A has one row, so the rank is 1: its "
+                                                                      "two columns are W's two inputs."),
          Mistake("inverse-scale", base[place] + update[place] / s, "That divides by alpha/r instead of multiplying."),
          Mistake("other-row", h[1 - place], f"That is the {('second', 'first')[place]} number."),
          Mistake("transposed", (W.T @ x)[place] + s * update[place], "That takes W's columns for rows: (W x)_i is row i of W "
@@ -87,19 +88,19 @@ def lora_merged_weight(rng: np.random.Generator) -> Numeric:
     layer.merge(["default"])
     merged, s, product = layer.base_layer.weight.data, alpha / r, B @ A
     return numeric(
-        f"{LORA}\n\nW = {written(W)}, A = {written(A)}, B = {written(B)}, alpha = {alpha}. The adapter is merged. What stands in "
-        f"row {i + 1}, column {j + 1} of the merged weight?", merged[i, j],
+        f"{LORA}\n\nW = {written(W)}, A = {written(A)}, B = {written(B)}, alpha = {alpha}. The adapter is merged. What stands "
+        f"in row {i + 1}, column {j + 1} of the merged weight?", merged[i, j],
         [Step(f"row {i + 1} of B times column {j + 1} of A", f"{written(B[i])} . {written(A[:, j])}", f"{product[i, j]:.6g}"),
          Step("alpha / r", f"{alpha} / {r}", f"{s:g}"),
          Step("merged", f"{W[i, j]} + {s:g} x {product[i, j]:.4g}", f"{merged[i, j]:.6g}")],
-        [Mistake("no-scale", W[i, j] + product[i, j], "That is W + B A. The update is scaled in the forward pass, and so it is when "
-                                                      f"it is merged: alpha/r = {s:g}."),
+        [Mistake("no-scale", W[i, j] + product[i, j], "That is W + B A. The update is scaled in the forward pass, and so it is "
+                                                      f"when it is merged: alpha/r = {s:g}."),
          Mistake("alpha-unscaled", W[i, j] + alpha * product[i, j], "That multiplies by alpha; the scale is alpha / r."),
          Mistake("update-only", s * product[i, j], "That is the change alone, without W."),
          Mistake("minus", W[i, j] - s * product[i, j], "That takes the change off, as unmerging does."),
          Mistake("unchanged", W[i, j], "That is W before merging."),
-         Mistake("one-component", W[i, j] + s * B[i, 0] * A[0, j], "That multiplies one number of B with one of A. With r = 2 two "
-                                                                   "such products are summed."),
+         Mistake("one-component", W[i, j] + s * B[i, 0] * A[0, j], "That multiplies one number of B with one of A. With r = 2 "
+                                                                   "two such products are summed."),
          Mistake("other-place", merged[(i + 1) % 2, j], f"That stands in row {(i + 1) % 2 + 1}.")],
         tolerance=0.002, section="04_lora/merge")
 
@@ -110,8 +111,8 @@ def rslora_scale(rng: np.random.Generator) -> Numeric:
     plain, stable = (rank_and_scaling(LoraConfig(r=r, lora_alpha=alpha, use_rslora=use), "W")[1] for use in (False, True))
     return numeric(
         f"LoRA multiplies B A x by alpha / r. rsLoRA (use_rslora=True) divides alpha by the square root of r instead, so that "
-        f"updates of a high rank are not scaled down to nothing. With r = {r} and alpha = {alpha}: by what does rsLoRA multiply "
-        "B A x?", stable,
+        f"updates of a high rank are not scaled down to nothing. With r = {r} and alpha = {alpha}: by what does rsLoRA "
+        "multiply B A x?", stable,
         [Step("square root of r", "", f"{r**0.5:.5g}"), Step("scale", f"{alpha} / {r**0.5:.5g}", f"{stable:.5g}")],
         [Mistake("lora", plain, "That is LoRA's scale, alpha / r."),
          Mistake("ratio", stable / plain, "That is how many times larger it is than LoRA's."),
@@ -133,8 +134,8 @@ def alpha_step(rng: np.random.Generator) -> Numeric:
         "s, as under Adam. Under SGD the factor comes in twice: in B's gradient, and where B A is scaled"
     return numeric(
         f"{LORA} At the start B = 0.\n\nOne step is taken with {rule}, once with alpha = {alpha} and once with alpha = "
-        f"{ratio * alpha}; r = {r}, learning rate, A and data are the same, and there is no weight decay. How many times larger is "
-        "the first change of the effective weight, (alpha/r) B A, with the larger alpha?", factor,
+        f"{ratio * alpha}; r = {r}, learning rate, A and data are the same, and there is no weight decay. How many times "
+        "larger is the first change of the effective weight, (alpha/r) B A, with the larger alpha?", factor,
         [Step("how much larger the scale s is", f"{ratio * alpha} / {alpha}", f"{ratio}x"),
          Step("what B does", "", moved), Step("what multiplies B A", "", f"a scale {ratio} times as large"),
          Step("together", "", f"{factor:.4g}x")],
@@ -167,16 +168,17 @@ def rank_of_sum(rng: np.random.Generator) -> Numeric:
     n_out, n_in = (8 * int(rng.integers(5, 17)) for _ in range(2))
     rank = int(np.linalg.matrix_rank(_delta(rng, n_out, n_in, first) + _delta(rng, n_out, n_in, second)))
     return numeric(
-        f"Two LoRA adapters for the same matrix W ({n_out}, {n_in}), of ranks {first} and {second}, trained independently, are both "
-        "added to W. What rank does the change of W have then, but for a coincidence?", rank,
+        f"Two LoRA adapters for the same matrix W ({n_out}, {n_in}), of ranks {first} and {second}, trained independently, are "
+        "both added to W. What rank does the change of W have then, but for a coincidence?", rank,
         [Step("columns that B1 A1 can reach", "", f"a space of {first} dimensions"),
          Step("columns that B2 A2 can reach", "", f"another one, of {second}"),
          Step("together, as long as W is larger", f"{first} + {second}", str(rank))],
-        [Mistake("maximum", max(first, second), "That is the larger of the two ranks. The two updates reach different directions, "
-                                                "so that together they have more than either."),
+        [Mistake("maximum", max(first, second), "That is the larger of the two ranks. The two updates reach different "
+                                                "directions, so that together they have more than either."),
          Mistake("product", first * second, "Ranks of sums do not multiply: two spaces of columns add up to at most the sum of "
                                             "their dimensions."),
-         Mistake("minimum", min(first, second), "That is the smaller rank, a bound for a product of matrices. Here two are added."),
+         Mistake("minimum", min(first, second), "That is the smaller rank, a bound for a product of matrices. Here two are "
+                                                "added."),
          Mistake("full", min(n_out, n_in), "That is the largest rank that a matrix of this shape can have.")],
         tolerance=0.001, section="04_lora/spectrum")
 
@@ -202,7 +204,8 @@ def linear_merge(rng: np.random.Generator) -> Numeric:
 
     exact, crossed = change("cat"), change("linear")
     root1, root2 = w1**0.5, w2**0.5
-    how = ('combination_type="linear", which adds up the factors, A = sqrt(w1) A1 + sqrt(w2) A2 and B = sqrt(w1) B1 + sqrt(w2) B2'
+    how = ('combination_type="linear", which adds up the factors, A = sqrt(w1) A1 + sqrt(w2) A2 and B = sqrt(w1) B1 + sqrt(w2) '
+           'B2'
            if linear else 'combination_type="cat", which puts A1 above A2 and B1 beside B2, each with its weight')
     steps = [Step("A", f"{root1:g} x {entry(A1)} + {root2:g} x {entry(A2)}", f"{root1 * A1[0, 0] + root2 * A2[0, 0]:.4g}"),
              Step("B", f"{root1:g} x {entry(B1)} + {root2:g} x {entry(B2)}", f"{root1 * B1[0, 0] + root2 * B2[0, 0]:.4g}"),
@@ -213,15 +216,15 @@ def linear_merge(rng: np.random.Generator) -> Numeric:
         Step("together", "the sum, without cross terms", f"{exact:.4g}")]
     answer = crossed if linear else exact
     return numeric(
-        f"Two LoRA adapters on a matrix with one input and one output, rank 1, alpha/r = 1: A1 = {entry(A1)}, B1 = {entry(B1)}; A2 = "
-        f"{entry(A2)}, B2 = {entry(B2)}. add_weighted_adapter makes one of them, with weights w1 = {w1:g} and w2 = {w2:g} and {how}. "
-        "By how much does the new adapter change W?", answer, steps,
+        f"Two LoRA adapters on a matrix with one input and one output, rank 1, alpha/r = 1: A1 = {entry(A1)}, B1 = "
+        f"{entry(B1)}; A2 = {entry(A2)}, B2 = {entry(B2)}. add_weighted_adapter makes one of them, with weights w1 = {w1:g} "
+        f"and w2 = {w2:g} and {how}. By how much does the new adapter change W?", answer, steps,
         [Mistake("exact-for-linear" if linear else "linear-for-exact", exact if linear else crossed,
-                 "That is the weighted sum of the two changes. Adding up the factors gives products of one's B with the other's A "
-                 "besides." if linear else "That multiplies the summed factors, as \"linear\" does, and has products of one's B "
-                                           "with the other's A in it. \"cat\" has none."),
+                 "That is the weighted sum of the two changes. Adding up the factors gives products of one's B with the "
+                 "other's A besides." if linear else "That multiplies the summed factors, as \"linear\" does, and has products "
+                                           "of one's B with the other's A in it. \"cat\" has none."),
          Mistake("no-weights", (B1 @ A1 + B2 @ A2).item(), "That leaves out the weights."),
-         Mistake("weights-twice", ((w1 * B1 + w2 * B2) @ (w1 * A1 + w2 * A2)).item(), "That puts the whole weight into A and into B. "
-                                                                                    "A and B each get its root."),
+         Mistake("weights-twice", ((w1 * B1 + w2 * B2) @ (w1 * A1 + w2 * A2)).item(), "That puts the whole weight into A and "
+                                                                                    "into B. A and B each get its root."),
          Mistake("unweighted-linear", ((B1 + B2) @ (A1 + A2)).item(), "That adds the factors up without their weights.")],
         tolerance=0.004, section="12_many_tasks")

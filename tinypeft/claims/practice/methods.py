@@ -10,7 +10,7 @@ from tinypeft.budget.units import format_count
 from tinypeft.claims.practice.kinds import kind, numeric, pick
 from tinypeft.claims.practice.lora_counts import named
 from tinypeft.claims.practice.recorded import GAIN, LEARNED_BY_DIMENSION
-from tinypeft.claims.practice.shapes import ATTENTION, MLP, Shape, all_parameters, once, draw_gpt2, draw_llama, trained
+from tinypeft.claims.practice.shapes import ATTENTION, MLP, Shape, all_parameters, draw_gpt2, draw_llama, once, trained
 from tinypeft.claims.questions import Mistake, Numeric, Step
 from tinypeft.nn import LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import (
@@ -35,7 +35,8 @@ def one_layer(value: float, shape: Shape) -> Mistake:
 @kind("adalora-budget", "adalora", "the budget of ranks while it falls", 3)
 def adalora_budget(rng: np.random.Generator) -> Numeric:
     matrices, target = 4 * int(rng.integers(6, 41)), pick(rng, (2, 4, 8))
-    init, tinit, tfinal = target * 3 // 2 + int(rng.integers(0, 5)), 100 * int(rng.integers(1, 5)), 100 * int(rng.integers(2, 6))
+    init, tinit = target * 3 // 2 + int(rng.integers(0, 5)), 100 * int(rng.integers(1, 5))
+    tfinal = 100 * int(rng.integers(2, 6))
     end = tinit + 1000 * int(rng.integers(1, 5))
     step, total = tinit + (end - tinit) * pick(rng, (1, 2, 3)) // 4, end + tfinal
     config = AdaLoraConfig(init_r=init, target_r=target, tinit=tinit, tfinal=tfinal, total_step=total)
@@ -46,16 +47,16 @@ def adalora_budget(rng: np.random.Generator) -> Numeric:
         return int((first - last) * max(share, 0) ** power + last)
 
     return numeric(
-        f"AdaLoRA adapts {matrices} matrices. Each starts with rank init_r = {init}; at the end target_r = {target} are left on "
-        f"average. Training takes total_step = {total:,} steps. The budget stays at its first value for tinit = {tinit} steps, "
-        f"at its last for the final tfinal = {tfinal}, and between them\n\n    budget = (first - last) c^3 + last\n\nwith c the "
-        f"share of that time which is left (rounded down to a whole number). How many singular values may all matrices together "
-        f"have after step {step:,}?", answer,
+        f"AdaLoRA adapts {matrices} matrices. Each starts with rank init_r = {init}; at the end target_r = {target} are left "
+        f"on average. Training takes total_step = {total:,} steps. The budget stays at its first value for tinit = {tinit} "
+        f"steps, at its last for the final tfinal = {tfinal}, and between them\n\n    budget = (first - last) c^3 + "
+        "last\n\nwith c the share of that time which is left (rounded down to a whole number). How many singular values may "
+        f"all matrices together have after step {step:,}?", answer,
         [Step("first and last budget", f"{matrices} x {init} and {matrices} x {target}", f"{first:,} and {last:,}"),
          Step("c", f"1 - ({step:,} - {tinit}) / ({total:,} - {tfinal} - {tinit})", f"{left:g}"),
          Step("budget", f"({first:,} - {last:,}) x {left:g}^3 + {last:,}", f"{answer:,}")],
-        [Mistake("linear", fallen(left, 1), "That lets the budget fall in a straight line; it falls with the cube of the time that "
-                                            "is left."),
+        [Mistake("linear", fallen(left, 1), "That lets the budget fall in a straight line; it falls with the cube of the time "
+                                            "that is left."),
          Mistake("time-gone", fallen(1 - left), "That takes for c the share of time that has gone, not what is left."),
          Mistake("square", fallen(left, 2), "That squares c; it is to the third power."),
          Mistake("whole-training", fallen(1 - step / total), "That measures the time over the whole training. The fall begins "
@@ -76,16 +77,16 @@ def vera_model(rng: np.random.Generator) -> Numeric:
     largest_in, largest_out = max(n_in for _, n_in in sides), max(n_out for n_out, _ in sides)
     each = outputs + count * r
     return numeric(
-        f"{shape.words()}.\n\nVeRA is put on {named(targets)} of every layer: y = W x + b * (B (d * (A x))), with A (r, in) and "
-        f"B (out, r) random, frozen and shared by all layers, and r = {r}. A matrix trains d (r numbers) and b (out numbers). How "
-        "many parameters are trained?", total,
+        f"{shape.words()}.\n\nVeRA is put on {named(targets)} of every layer: y = W x + b * (B (d * (A x))), with A (r, in) "
+        f"and B (out, r) random, frozen and shared by all layers, and r = {r}. A matrix trains d (r numbers) and b (out "
+        "numbers). How many parameters are trained?", total,
         [Step("all d of a layer", f"{count} x {r}", f"{count * r:,}"),
          Step("all b of a layer", " + ".join(f"{n_out:,}" for n_out, _ in sides), f"{outputs:,}"),
          Step("all layers", f"{shape.layers} x {each:,}", f"{total:,}")],
         [Mistake("with-projections", total + r * (largest_in + largest_out), "That adds A and B, which are random and never "
                                                                              "trained."),
-         Mistake("lora", shape.layers * r * sum(n_out + n_in for n_out, n_in in sides), "That is LoRA of this rank, with A and B "
-                                                                                        "trained in each matrix."),
+         Mistake("lora", shape.layers * r * sum(n_out + n_in for n_out, n_in in sides), "That is LoRA of this rank, with A and "
+                                                                                        "B trained in each matrix."),
          Mistake("b-only", shape.layers * outputs, f"That counts the b's alone; each matrix has d, {r} numbers, as well."),
          Mistake("d-only", shape.layers * count * r, "That counts the d's alone; each matrix has b, a number for each output."),
          Mistake("inputs", shape.layers * (sum(n_in for _, n_in in sides) + count * r), "That takes b as long as the input; it "
@@ -106,12 +107,13 @@ def ulora_tasks(rng: np.random.Generator) -> Numeric:
     length = "as long as the input of its matrix (vector=\"input\")" if at_input else f"of r = {r} numbers (vector=\"rank\")"
     other = shape.layers * len(targets) * (r if at_input else shape.width)
     return numeric(
-        f"{shape.words()}.\n\nULoRA with r = {r} is put on {named(targets)} of every layer: one A (r, in) and one B (out, r) for "
-        f"each matrix, which all tasks share, and for each task and matrix a vector {length}. How many numbers are stored for "
-        f"{tasks} tasks, factors included?", total,
+        f"{shape.words()}.\n\nULoRA with r = {r} is put on {named(targets)} of every layer: one A (r, in) and one B (out, r) "
+        f"for each matrix, which all tasks share, and for each task and matrix a vector {length}. How many numbers are stored "
+        f"for {tasks} tasks, factors included?", total,
         [Step("A and B, once", f"{shape.layers} layers x {r} x ({' + '.join(str(sum(shape.sides(name))) for name in targets)})",
               f"{factors:,}"),
-         Step("the vectors of one task", f"{shape.layers} layers x {len(targets)} matrices x {later // shape.layers // len(targets)}",
+         Step("the vectors of one task", f"{shape.layers} layers x {len(targets)} matrices x "
+                                         f"{later // shape.layers // len(targets)}",
               f"{later:,}"),
          Step("together", f"{factors:,} + {tasks} x {later:,}", f"{total:,}")],
         [Mistake("factors-each", tasks * first, "That stores A and B for each task. They are shared: once is enough."),
@@ -149,8 +151,8 @@ def ia3_model(rng: np.random.Generator) -> Numeric:
                                                                     f"{shape.kv_heads} heads of {shape.head_dim} features."),
          Mistake("one-of-two", shape.layers * (kv + shape.inner), "That scales keys or values; both are scaled."),
          Mistake("no-ffn", shape.layers * 2 * kv, "That leaves out the feed-forward part."),
-         Mistake("all-width", shape.layers * 3 * d, "That takes three vectors of length d. Neither keys nor the feed-forward part "
-                                                    "need be that wide."),
+         Mistake("all-width", shape.layers * 3 * d, "That takes three vectors of length d. Neither keys nor the feed-forward "
+                                                    "part need be that wide."),
          one_layer(total, shape),
          Mistake("matrices", shape.layers * d * each, "That counts matrices. A feature has one factor, not one for each of d "
                                                       "inputs.")])
@@ -168,18 +170,22 @@ def bottleneck_model(rng: np.random.Generator) -> Numeric:
     where = ("one after the attention and one after the feed-forward part of each layer (Houlsby)" if places == 2 else
              "one after the feed-forward part of each layer (Pfeiffer)")
     return numeric(
-        f"{shape.words()}.\n\nBottleneck adapters are put into it: {where}. Each computes h + W_up act(W_down h + b_down) + b_up "
-        f"with a bottleneck of m = {m}, W_down (m, d) and W_up (d, m). How many parameters are trained, biases included?", total,
+        f"{shape.words()}.\n\nBottleneck adapters are put into it: {where}. Each computes h + W_up act(W_down h + b_down) + "
+        f"b_up with a bottleneck of m = {m}, W_down (m, d) and W_up (d, m). How many parameters are trained, biases "
+        "included?", total,
         [Step("W_down and W_up", f"2 x {m} x {d:,}", f"{2 * m * d:,}"), Step("biases", f"{m} + {d:,}", f"{m + d:,}"),
          Step("an adapter", "", f"{one:,}"),
          Step("all", f"{shape.layers} layers x {places} x {one:,}", f"{total:,}")],
-        [Mistake("other-places", total / places * (3 - places), "That has one adapter in each layer; there are two." if places == 2
+        [Mistake("other-places", total / places * (3 - places), "That has one adapter in each layer; there are "
+                                                                "two." if places == 2
                  else "That has two adapters in each layer, as Houlsby's. Pfeiffer's are after the feed-forward part only."),
-         Mistake("one-matrix", shape.layers * places * m * d, "That counts one of the two matrices: down to m, and up again to d."),
+         Mistake("one-matrix", shape.layers * places * m * d, "That counts one of the two matrices: down to m, and up again to "
+                                                              "d."),
          one_layer(total, shape),
          Mistake("one-adapter", one, f"That is one adapter; there are {shape.layers * places}."),
          Mistake("square", shape.layers * places * d * d, "That is a full matrix d x d, without a bottleneck."),
-         Mistake("no-biases", total - shape.layers * places * (m + d), "That leaves out the biases: m after W_down, d after W_up.")],
+         Mistake("no-biases", total - shape.layers * places * (m + d), "That leaves out the biases: m after W_down, d after "
+                                                                       "W_up.")],
         tolerance=0.001, section="08_adapters")
 
 
@@ -189,17 +195,19 @@ def bitfit_gpt2(rng: np.random.Generator) -> Numeric:
     d, total = shape.width, trained(shape, BitFitConfig())
     linear, norms = 3 * d + d + shape.inner + d, 2 * d
     return numeric(
-        f"{shape.words()}. A layer has the linear layers c_attn (d to 3d: queries, keys and values in one), attn.c_proj (d to d), "
-        f"c_fc (d to {shape.inner:,}) and mlp.c_proj ({shape.inner:,} to d), and two LayerNorms; one more LayerNorm follows the last "
-        "layer. BitFit trains all biases. How many are there?", total,
-        [Step("linear layers of one layer: a bias for each output", f"{3 * d:,} + {d:,} + {shape.inner:,} + {d:,}", f"{linear:,}"),
+        f"{shape.words()}. A layer has the linear layers c_attn (d to 3d: queries, keys and values in one), attn.c_proj (d to "
+        f"d), c_fc (d to {shape.inner:,}) and mlp.c_proj ({shape.inner:,} to d), and two LayerNorms; one more LayerNorm "
+        "follows the last layer. BitFit trains all biases. How many are there?", total,
+        [Step("linear layers of one layer: a bias for each output", f"{3 * d:,} + {d:,} + {shape.inner:,} + {d:,}",
+              f"{linear:,}"),
          Step("its two LayerNorms", f"2 x {d:,}", f"{norms:,}"),
          Step("all layers, and the last LayerNorm", f"{shape.layers} x {linear + norms:,} + {d:,}", f"{total:,}")],
         [Mistake("no-norms", shape.layers * linear, "That leaves out the LayerNorms, whose shifts are biases too."),
          Mistake("no-last-norm", total - d, "That leaves out the LayerNorm after the last layer."),
          Mistake("attention-once", shape.layers * (linear - 2 * d + norms) + d, "That gives c_attn d biases. Queries, keys and "
                                                                                 "values are 3d outputs."),
-         Mistake("scales-too", total + shape.layers * norms + d, "That adds the norms' scales. BitFit trains their shifts only."),
+         Mistake("scales-too", total + shape.layers * norms + d, "That adds the norms' scales. BitFit trains their shifts "
+                                                                 "only."),
          Mistake("narrow-ffn", shape.layers * (linear - shape.inner + d + norms) + d, f"That gives c_fc d biases; it has "
                                                                                       f"{shape.inner:,} outputs."),
          Mistake("one-layer", linear + norms, f"That is one layer; there are {shape.layers}, and a last LayerNorm.")],
@@ -213,16 +221,16 @@ def norms_model(rng: np.random.Generator) -> Numeric:
     d, each, total = shape.width, 1 if llama else 2, trained(shape, LNTuningConfig())
     norm = "an RMSNorm, which has scales only" if llama else "a LayerNorm, with a scale and a shift for each feature"
     return numeric(
-        f"{shape.words()}. It has two norms in each layer and one after the last; each is {norm}. Norm tuning trains these, all of "
-        "them. How many parameters are that?", total,
+        f"{shape.words()}. It has two norms in each layer and one after the last; each is {norm}. Norm tuning trains these, "
+        "all of them. How many parameters are that?", total,
         [Step("norms", f"2 x {shape.layers} + 1", str(2 * shape.layers + 1)),
          Step("a norm", f"{each} x {d:,}" if each > 1 else "", f"{each * d:,}"),
          Step("all", f"{2 * shape.layers + 1} x {each * d:,}", f"{total:,}")],
         [Mistake("no-last-norm", total - each * d, "That leaves out the norm after the last layer."),
          Mistake("shifts", total * 2, "That gives every norm a shift as well. An RMSNorm has none.") if llama else
          Mistake("scales-only", total / 2, "That counts the scales. A LayerNorm has shifts too."),
-         Mistake("one-a-layer", each * d * (shape.layers + 1), "That has one norm in each layer; there is one before the attention "
-                                                               "and one before the feed-forward part."),
+         Mistake("one-a-layer", each * d * (shape.layers + 1), "That has one norm in each layer; there is one before the "
+                                                               "attention and one before the feed-forward part."),
          Mistake("matrices", total * d, "That is d x d for each norm; it has a number for each feature."),
          Mistake("one-layer", 2 * each * d, f"That is one layer; there are {shape.layers}, and a last norm.")],
         tolerance=0.0005, section="10_bitfit_norms_ia3")
@@ -237,12 +245,14 @@ def subspace_share(rng: np.random.Generator) -> Numeric:
     ours = once((d, "subspace"), lambda: _in_subspace(d))
     share = ours / base
     return numeric(
-        f"A model has D = {base:,} weights. Training in a random subspace of d = {d:,} dimensions moves all of them at once, theta = "
-        "theta_0 + P z, with P (D, d) random and frozen. What share of D is the number of trained parameters? (In percent.)", share,
+        f"A model has D = {base:,} weights. Training in a random subspace of d = {d:,} dimensions moves all of them at once, "
+        "theta = theta_0 + P z, with P (D, d) random and frozen. What share of D is the number of trained parameters? (In "
+        "percent.)", share,
         [Step("trained is z", "", f"{ours:,}"), Step("share", f"{ours:,} / {base:,}", format_count(100 * share) + " %")],
-        [Mistake("inverse", base / ours, "That is how many weights there are for each trained number; the share is the inverse."),
-         Mistake("projection", float(ours), "That takes P as trained, D x d numbers. It is drawn once and never changes; z alone is "
-                                            "trained."),
+        [Mistake("inverse", base / ours, "That is how many weights there are for each trained number; the share is the "
+                                         "inverse."),
+         Mistake("projection", float(ours), "That takes P as trained, D x d numbers. It is drawn once and never changes; z "
+                                            "alone is trained."),
          Mistake("all", 1.0, "All weights move, but only z is trained: they cannot move independently."),
          Mistake("square", share**2, "That divides by D twice.")], unit="%", section="05_intrinsic_dimension")
 
@@ -264,9 +274,9 @@ def intrinsic_dimension(rng: np.random.Generator) -> Numeric:
     sizes = list(losses)
     shown = "\n".join(f"    d = {d:>5,}: {loss:.3f}" for d, loss in losses.items())
     return numeric(
-        f"A base model has a loss of {start:.3f} on a task; training everything brings it to {full:.3f}. Training in random subspaces "
-        f"of d dimensions brings it to\n\n{shown}\n\n(The shares of the gain are those measured by {GAIN}.) What is d{threshold}, the "
-        f"smallest of these d that reaches {threshold}% of full fine-tuning's gain?", answer,
+        f"A base model has a loss of {start:.3f} on a task; training everything brings it to {full:.3f}. Training in random "
+        f"subspaces of d dimensions brings it to\n\n{shown}\n\n(The shares of the gain are those measured by {GAIN}.) What is "
+        f"d{threshold}, the smallest of these d that reaches {threshold}% of full fine-tuning's gain?", answer,
         [Step("the gain of full fine-tuning", f"{start:.3f} - {full:.3f}", f"{start - full:.3f}"),
          Step("the loss to reach", f"{start:.3f} - {threshold / 100:g} x {start - full:.3f}", f"{needed:.3f}"),
          Step("the first d at or below it", "", f"{answer:,}, with {losses[answer]:.3f}")],

@@ -59,20 +59,24 @@ PROOFS = (
     Proof("same-weight", "With B = 0 merging changes no weight, whatever A is.", (
         Line("given", "Let B = 0 (out, r), and let A (r, in) be any.", "the assumption, and nothing else"),
         Line("merge", "Merging replaces W by W' = W + s B A, with s = alpha/r.", "the definition of merging"),
-        Line("entry", "The entry (i, j) of B A is the sum over k of B_ik A_kj.", "the definition of a matrix product", ("given",)),
+        Line("entry", "The entry (i, j) of B A is the sum over k of B_ik A_kj.", "the definition of a matrix product",
+             ("given",)),
         Line("terms", "Every term of that sum is 0.", "one of the two factors is zero", ("entry",)),
         Line("product", "B A is the zero matrix (out, in).", "all of its entries are zero", ("terms",)),
         Line("sum", "W' = W + s 0.", "what was found is put into the definition", ("merge", "product")),
-        Line("end", "So W' = W, for every A and every s.", "adding zero changes nothing, and A and s were arbitrary", ("sum",)))),
+        Line("end", "So W' = W, for every A and every s.", "adding zero changes nothing, and A and s were arbitrary",
+             ("sum",)))),
     Proof("first-step", "If B = 0 and A is random, the first step of gradient descent moves B but not A.", (
         Line("forward", "h = W x + s B A x, with s = alpha/r; the loss L depends on h.", "the definition of LoRA"),
-        Line("output", "Write g for the gradient dL/dh, a vector of out numbers.", "a name for what comes from the layers above", ("forward",)),
+        Line("output", "Write g for the gradient dL/dh, a vector of out numbers.", "a name for what the layers above send",
+             ("forward",)),
         Line("rule-a", "dL/dA = s B^T g x^T.", "the chain rule, for the factor beside x", ("output",)),
         Line("rule-b", "dL/dB = s g (A x)^T.", "the chain rule, for the factor on the left", ("output",)),
         Line("a-zero", "With B = 0, dL/dA = 0.", "B^T g is a product with a zero matrix", ("rule-a",)),
-        Line("b-not", "With A random, A x is not 0, and dL/dB is not 0 unless g is.", "a random matrix sends a given x other than 0 to "
-             "zero with probability 0", ("rule-b",)),
-        Line("end", "So the step p - lr dL/dp changes B and leaves A.", "both gradients are put into the rule of gradient descent",
+        Line("b-not", "With A random, A x is not 0, and dL/dB is not 0 unless g is.", "a random matrix sends a given x other "
+             "than 0 to zero with probability 0", ("rule-b",)),
+        Line("end", "So the step p - lr dL/dp changes B and leaves A.", "both gradients are put into the rule of gradient "
+                                                                        "descent",
              ("a-zero", "b-not")))),
     Proof("rank", "The change of weights that LoRA of rank r makes has at most rank r.", (
         Line("shapes", "Let A be (r, in), B (out, r), and r at most in and out.", "the assumption, and nothing else"),
@@ -81,9 +85,10 @@ PROOFS = (
         Line("inner", "s A x is a vector of r numbers.", "A has r rows", ("shapes",)),
         Line("span", "So D x is a combination of the r columns of B.", "a matrix times a vector combines the matrix's columns",
              ("factored", "inner")),
-        Line("dimension", "All these D x together span a space of at most r dimensions.", "r vectors span no more than r dimensions",
-             ("span",)),
-        Line("end", "So the rank of D is at most r.", "the rank is the dimension of the space that a matrix reaches", ("dimension",)))))
+        Line("dimension", "All these D x together span a space of at most r dimensions.",
+             "r vectors span no more than r dimensions", ("span",)),
+        Line("end", "So the rank of D is at most r.", "the rank is the dimension of the space that a matrix reaches",
+             ("dimension",)))))
 
 
 @functools.lru_cache(maxsize=len(PROOFS))
@@ -119,7 +124,8 @@ def proof_order(rng: np.random.Generator) -> Ordering:
         kind="", topic="", lines=tuple(lines[place].text for place in shown), needs=needs, section=SECTION,
         orders=tuple("".join(letter[place] for place in order) for order in right_orders(proof)),
         prompt=f"W is (out, in), A (r, in), B (out, r). To be proved: {proof.statement} Put the lines of the proof in order. "
-               f"({len(right_orders(proof))} orders are right: where neither of two lines needs the other, either may stand first.)",
+               f"({len(right_orders(proof))} orders are right: where neither of two lines needs the other, either may stand "
+               "first.)",
         steps=tuple(Step(line.text.rstrip("."), "", line.reason) for line in lines))
 
 
@@ -139,8 +145,8 @@ def proof_reasons(rng: np.random.Generator) -> Matching:
         remarks=tuple(f"“{line.reason}” is why “{line.text}”" + ("" if line in asked else " That is a line of another proof.")
                       for line in shown),
         ids=tuple(f"reason-{line.id}" if line in asked else "reason-of-another-proof" for line in shown),
-        prompt=f"W is (out, in), A (r, in), B (out, r). To be proved: {proof.statement} Here are lines of the proof, in order. Name the "
-               "reason of each; one reason is left over.",
+        prompt=f"W is (out, in), A (r, in), B (out, r). To be proved: {proof.statement} Here are lines of the proof, in order. "
+               "Name the reason of each; one reason is left over.",
         steps=tuple(Step(line.text.rstrip("."), "", line.reason) for line in asked))
 
 
@@ -160,7 +166,8 @@ def proof_run(rng: np.random.Generator) -> Numeric:
         wrong = W @ x + s * A @ x
         return numeric(
             f"{LORA}\n\n{given}. What is the {place[i]} number of h = W x + (alpha/r) B A x?", h[i],
-            [Step("B A x", "0 x (A x)", "0, whatever A x is"), Step(f"W x, {place[i]} number", f"{written(W[i])} . {written(x)}",
+            [Step("B A x", "0 x (A x)", "0, whatever A x is"), Step(f"W x, {place[i]} number", f"{written(W[i])} . "
+                                                                                               f"{written(x)}",
                                                                     f"{h[i]:g}")],
             [Mistake("as-if-b-were-one", wrong[i], "That adds A x, as if B were the identity. B is zero, and so is B A x."),
              Mistake("w-and-a", ((W + A) @ x)[i], "That adds A to W. A does nothing while B is zero."),
@@ -173,8 +180,9 @@ def proof_run(rng: np.random.Generator) -> Numeric:
     optimizer.step()
     moved, low = layer.lora_B["default"].weight.data, A @ x
     return numeric(
-        f"{LORA}\n\n{given}. The gradient of the loss with respect to h is g = {written(g)}. One step of plain gradient descent is taken with "
-        f"learning rate {lr:g}. What stands in row {i + 1}, column {k + 1} of B afterwards? (A has not moved: its gradient is zero while B is.)",
+        f"{LORA}\n\n{given}. The gradient of the loss with respect to h is g = {written(g)}. One step of plain gradient "
+        f"descent is taken with learning rate {lr:g}. What stands in row {i + 1}, column {k + 1} of B afterwards? (A has not "
+        "moved: its gradient is zero while B is.)",
         moved[i, k],
         [Step("A x", "", written(low)), Step("alpha / r", f"{alpha} / 2", f"{s:g}"),
          Step("dL/dB = (alpha/r) g (A x)^T, that entry", f"{s:g} x {g[i]} x {low[k]}", f"{gradient[i, k]:g}"),

@@ -30,15 +30,16 @@ def nf4_bits(rng: np.random.Generator) -> Numeric:
     blocksize, double = pick(rng, (32, 64, 128, 256)), bool(rng.integers(2))
     _, state = quantize_4bit(np.ones((n_out, n_in), np.float32), "nf4", blocksize, compress_statistics=double)
     bits, n, blocks = state.bits_per_parameter, n_out * n_in, state.absmax.size
-    how = ("They are quantized themselves (double quantization): to 8 bits each, with one 32-bit maximum for every 256 of them and "
-           "one 32-bit mean for all" if double else "They are stored in 32 bits each")
+    how = ("They are quantized themselves (double quantization): to 8 bits each, with one 32-bit maximum for every 256 of them "
+           "and one 32-bit mean for all" if double else "They are stored in 32 bits each")
     nested = -(-blocks // 256)
     constants = 8 * blocks + 32 * nested + 32 if double else 32 * blocks
     return numeric(
-        f"A matrix of {n_out} x {n_in} is stored in NF4: a 4-bit code for each number, and a maximum for each block of {blocksize} "
-        f"numbers. {how}. How many bits are stored for each parameter?", bits,
+        f"A matrix of {n_out} x {n_in} is stored in NF4: a 4-bit code for each number, and a maximum for each block of "
+        f"{blocksize} numbers. {how}. How many bits are stored for each parameter?", bits,
         [Step("blocks", f"{n:,} / {blocksize}, rounded up", f"{blocks:,}"),
-         Step("bits of the constants", f"8 x {blocks:,} + 32 x {nested} + 32" if double else f"32 x {blocks:,}", f"{constants:,}"),
+         Step("bits of the constants", f"8 x {blocks:,} + 32 x {nested} + 32" if double else f"32 x {blocks:,}",
+              f"{constants:,}"),
          Step("for each parameter", f"4 + {constants:,} / {n:,}", f"{bits:.4g} bits")],
         [Mistake("codes-only", 4, "That is the codes alone. Without the maxima they mean nothing."),
          Mistake("other-constants", 4 + (32 / blocksize if double else 8 / blocksize + 32 / (256 * blocksize)),
@@ -64,21 +65,27 @@ def nf4_round(rng: np.random.Generator) -> Numeric:
     towards = code[code <= scaled].max() if scaled > 0 else code[code >= scaled].min()
     shown = ", ".join(f"{value:.4f}" for value in code)
     return numeric(
-        f"NF4's values are\n\n    {shown}\n\nA block holds {', '.join(f'{value:g}' for value in block)}. It is divided by its largest "
-        "magnitude, rounded to the nearest of these values, and multiplied again (the maximum is kept in 32 bits). What becomes of "
-        f"{x:g}?", answer,
+        f"NF4's values are\n\n    {shown}\n\nA block holds {', '.join(f'{value:g}' for value in block)}. It is divided by its "
+        "largest magnitude, rounded to the nearest of these values, and multiplied again (the maximum is kept in 32 bits). "
+        f"What becomes of {x:g}?", answer,
         [Step("largest magnitude", "", f"{largest:g}"), Step("scaled", f"{x:g} / {largest:g}", f"{scaled:.4f}"),
          Step("nearest value", "", f"{code[nearest]:.4f}"),
          Step("multiplied again", f"{code[nearest]:.4f} x {largest:g}", f"{answer:.4g}")],
-        [Mistake("not-scaled-back", float(code[nearest]), f"That is NF4's value. It is multiplied by the block's maximum, {largest:g}."),
-         Mistake("not-scaled", float(code[np.abs(code - x).argmin()]) * largest, "That looks up the number itself. It is divided by the "
-                                                                                "block's maximum first."),
-         Mistake("neither", float(code[np.abs(code - x).argmin()]), "That rounds the number as it is, without the block's maximum."),
+        [Mistake("not-scaled-back", float(code[nearest]), "That is NF4's value. It is multiplied by the block's maximum, "
+                                                          f"{largest:g}."),
+         Mistake("not-scaled", float(code[np.abs(code - x).argmin()]) * largest, "That looks up the number itself. It is "
+                                                                                "divided by the block's maximum first."),
+         Mistake("neither", float(code[np.abs(code - x).argmin()]), "That rounds the number as it is, without the block's "
+                                                                    "maximum."),
          Mistake("toward-zero", float(towards) * largest, "That rounds toward zero. The nearest value is taken."),
-         Mistake("uniform", uniform * largest, "That takes 15 equally spaced values, as int4 has. NF4's lie closer together near 0."),
-         Mistake("unchanged", x, "That is the number before. Four bits can keep 16 values in a block, and this is none of them."),
-         Mistake("neighbour", float(code[min(nearest + 1, 15)]) * largest, "That is the next value above; another one is nearer."),
-         Mistake("neighbour-below", float(code[max(nearest - 1, 0)]) * largest, "That is the next value below; another one is nearer.")],
+         Mistake("uniform", uniform * largest, "That takes 15 equally spaced values, as int4 has. NF4's lie closer together "
+                                               "near 0."),
+         Mistake("unchanged", x, "That is the number before. Four bits can keep 16 values in a block, and this is none of "
+                                 "them."),
+         Mistake("neighbour", float(code[min(nearest + 1, 15)]) * largest, "That is the next value above; another one is "
+                                                                           "nearer."),
+         Mistake("neighbour-below", float(code[max(nearest - 1, 0)]) * largest, "That is the next value below; another one is "
+                                                                                "nearer.")],
         tolerance=0.003, section=SECTION)
 
 
@@ -86,10 +93,13 @@ def nf4_round(rng: np.random.Generator) -> Numeric:
 
 CODEBOOKS = ("NF4", "FP4", "int4", "equal mass", "Lloyd-Max")
 WORDS = {
-    "NF4": "NF4: midpoints of a normal distribution's quantiles, and 0", "FP4": "FP4: a sign, two bits of exponent, one of mantissa",
-    "int4": "int4: 15 equally spaced values", "equal mass": "equal mass: 16 values that occur equally often in these very numbers",
+    "NF4": "NF4: midpoints of a normal distribution's quantiles, and 0", "FP4": "FP4: a sign, two bits of exponent, one of "
+                                                                                "mantissa",
+    "int4": "int4: 15 equally spaced values", "equal mass": "equal mass: 16 values that occur equally often in these very "
+                                                            "numbers",
     "Lloyd-Max": "Lloyd-Max: 16 values, each the mean of those of these very numbers that it stands for"}
-KINDS_OF_NUMBERS = {"normal": "Normally distributed numbers", "heavy": "Numbers with heavy tails (Student's t, 3 degrees of freedom)"}
+KINDS_OF_NUMBERS = {"normal": "Normally distributed numbers", "heavy": "Numbers with heavy tails (Student's t, 3 degrees of "
+                                                                       "freedom)"}
 
 
 @functools.lru_cache(maxsize=64)
@@ -119,10 +129,11 @@ def measured(numbers: str, blocksize: int) -> dict[str, tuple[float, float]]:
 def codebook(rng: np.random.Generator) -> Ordering:
     numbers, blocksize, by_error = pick(rng, list(KINDS_OF_NUMBERS)), pick(rng, (32, 64, 128, 256, 512)), bool(rng.integers(2))
     values = {name: found[0] if by_error else -found[1] for name, found in measured(numbers, blocksize).items()}
-    names = some(rng, CODEBOOKS, pick(rng, (3, 4, 5)))
-    order = sorted(names, key=lambda name: values[name])
-    if any(abs(values[after] - values[before]) < 0.01 * abs(values[before]) for before, after in pairwise(order)):
-        return codebook(rng)  # too near to each other to be told apart
+    while True:
+        names = some(rng, CODEBOOKS, pick(rng, (3, 4, 5)))
+        order = sorted(names, key=lambda name: values[name])
+        if all(abs(values[after] - values[before]) > 0.01 * abs(values[before]) for before, after in pairwise(order)):
+            break  # far enough from each other to be told apart
     letters = dict(zip(names, "ABCDE", strict=False))
 
     def said(name: str) -> str:
@@ -151,8 +162,8 @@ _LOSES = {
     "Lloyd-Max": "it is fitted to these numbers, for the least error."}
 _SAYS = {
     "equal mass": "equal use is what its values are chosen for.",
-    "NF4": "it is often said to use its values equally often, and comes nearer to that than the others, but numbers are divided by "
-           "their block's maximum, which its quantiles do not know of.",
+    "NF4": "it is often said to use its values equally often, and comes nearer to that than the others, but numbers are "
+           "divided by their block's maximum, which its quantiles do not know of.",
     "int4": "most numbers are small, and few of its values lie there.", "FP4": "its values near 0 are used seldom.",
     "Lloyd-Max": "it is fitted to these numbers, so that rare ones do not get values of their own for long."}
 
@@ -194,17 +205,18 @@ def requantize(rng: np.random.Generator) -> Choice:
             why += (" To keep the update, dequantize the base and merge into 16 bits." if share < 0.5 else
                     " What of the update lies between two values is still lost.")
         elif i > right:
-            why += (" Every weight changes, but its code only if another value becomes the nearest; and a weight that was quantized "
-                    "stands exactly on a value, half a step away from that.")
+            why += (" Every weight changes, but its code only if another value becomes the nearest; and a weight that was "
+                    "quantized stands exactly on a value, half a step away from that.")
         else:
             why += " The update is not that small beside the steps between NF4's values."
         options.append(Option(text, why, "" if i == right else "too-many" if i > right else "too-few"))
     half = absmax * float(np.diff(get_4bit_type("nf4"))[7]) / 2
     return choice(
-        f"A QLoRA adapter has been trained for W {shape}, stored in NF4 in blocks of 64{', maxima quantized too' * double}; its weights "
-        f"are normally distributed. The update, (alpha/r) B A, has {100 * size:g}% of W's size (root mean square). It is added to the "
-        "dequantized weights, and these are quantized again. How many of the 4-bit codes become others?", options, rng,
-        section="07_qlora", shuffle=False,
+        f"A QLoRA adapter has been trained for W {shape}, stored in NF4 in blocks of 64{', maxima quantized too' * double}; "
+        f"its weights are normally distributed. The update, (alpha/r) B A, has {100 * size:g}% of W's size (root mean square). "
+        "It is added to the dequantized weights, and these are quantized again. How many of the 4-bit codes become "
+        "others?", options, rng, section="07_qlora", shuffle=False,
         steps=[Step("a block's largest weight, on average, in units of W's size", "", f"{absmax:.2f}"),
                Step("half a step of NF4 near 0, in the same units", "", f"{half:.3f}"),
-               Step("the update in these units", "", f"{size:g}"), Step("measured share of codes that change", "", f"{share:.1%}")])
+               Step("the update in these units", "", f"{size:g}"),
+               Step("measured share of codes that change", "", f"{share:.1%}")])

@@ -1,7 +1,7 @@
 """What has been measured and takes too long to measure again for a question: the table of `tinypeft compare`, in README.
 
-200 steps on Polish surnames, learning rates chosen on validation names, three seeds; bits per character, the mean of the seeds and
-the least and the most of them.
+200 steps on Polish surnames, learning rates chosen on validation names, three seeds; bits per character, the mean of the
+seeds and the least and the most of them.
 """
 
 from __future__ import annotations

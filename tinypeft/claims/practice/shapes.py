@@ -1,14 +1,14 @@
 """Models of drawn shapes, and their parameters, counted by building them.
 
-The blocks of such a model are all alike. So a model of one block and one of two are built, and say what every further block adds:
-what is counted is what the library builds, for 80 layers in the time of three. (That whole models give the same is tested.) Builds
-are kept: a block and a method that come up again are not built again.
+The blocks of such a model are all alike. So a model of one block and one of two are built, and say what every further block
+adds: what is counted is what the library builds, for 80 layers in the time of three. (That whole models give the same is
+tested.) Builds are kept: a block and a method that come up again are not built again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -90,21 +90,24 @@ BLOCKS = ((512, 8, 8, 1408), (576, 9, 3, 1536), (768, 12, 4, 3072), (960, 15, 5,
           (8192, 64, 8, 28672))
 
 
-def draw_llama(rng: np.random.Generator, grouped: bool | None = None) -> Shape:
+VOCABULARIES = (32000, 49152, 64000, 100352, 128256, 151936)
+
+
+def draw_llama(rng: np.random.Generator, vocabularies: Sequence[int] = tuple(range(8000, 129000, 1000))) -> Shape:
     """A Llama.
 
     Args:
-        grouped: whether query heads share key-value heads; None for either.
+        vocabularies: sizes of a vocabulary to choose from; few, where counting takes its time.
     """
-    width, heads, kv_heads, inner = pick(rng, [block for block in BLOCKS if grouped in (None, block[1] != block[2])])
-    return Shape(width, int(rng.integers(6, 81)), heads, kv_heads, inner, 1000 * int(rng.integers(8, 129)))
+    width, heads, kv_heads, inner = pick(rng, BLOCKS)
+    return Shape(width, int(rng.integers(6, 81)), heads, kv_heads, inner, pick(rng, vocabularies))
 
 
 def draw_gpt2(rng: np.random.Generator) -> Shape:
     """A GPT-2."""
-    width = pick(rng, (256, 384, 512, 640, 768, 896, 1024, 1280, 1600, 2048))
-    return Shape(width, int(rng.integers(4, 49)), width // 64, width // 64, pick(rng, (2, 3, 4, 6)) * width, 1000 * int(rng.integers(8, 65)), "gpt2",
-                 pick(rng, (512, 1024, 2048)))
+    width, positions = pick(rng, (256, 384, 512, 640, 768, 896, 1024, 1280, 1600, 2048)), pick(rng, (512, 1024, 2048))
+    return Shape(width, int(rng.integers(4, 49)), width // 64, width // 64, pick(rng, (2, 3, 4, 6)) * width,
+                 1000 * int(rng.integers(8, 65)), "gpt2", positions)
 
 
 _kept: dict[tuple[Any, ...], Any] = {}

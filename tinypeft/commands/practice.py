@@ -1,0 +1,68 @@
+"""`tinypeft practice`: questions that are drawn anew each time, asked in the terminal."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+
+from tinypeft.claims.ask import Session, converse
+from tinypeft.claims.practice import LEVELS, TOPICS, Kind, draw, find_kinds
+from tinypeft.claims.questions import Question
+from tinypeft.commands import program
+from tinypeft.commands.tables import print_table, print_text
+
+
+def run_practice(*, topic: str | None, seed: int | None, count: int, kinds: str | None, tries: int, list_only: bool
+                 ) -> Session | None:
+    """Ask on standard output, take answers from standard input.
+
+    Args:
+        topic: only questions of this topic; None for all.
+        seed: equal seeds give equal questions; None draws one, and prints it.
+        count: how many are asked.
+        kinds: names with commas between; None for all of the topic.
+        tries: wrong answers that a question may have before its solution is shown.
+        list_only: print the kinds instead.
+
+    Returns:
+        The session, when it is over; None for a list.
+
+    Raises:
+        ValueError: an unknown topic or kind, or a number that cannot be.
+    """
+    names = [name for name in (kinds or "").replace(" ", "").split(",") if name]
+    found = find_kinds(topic, names)
+    if list_only:
+        print_kinds(found)
+        return None
+    for name, value, least in (("--count", count, 1), ("--seed", seed or 0, 0), ("--tries", tries, 1)):
+        if value < least:
+            raise ValueError(f"{name} {value}: expected {least} or more")
+    if seed is None:
+        seed = secrets.randbelow(10**6)
+    options = [*([topic] if topic else []), *(["--kind", ",".join(names)] if names else []), "--seed", str(seed),
+               "--count", str(count)]
+    print(f"Seed {seed}. The same questions again: {program('tinypeft')} practice {' '.join(options)}")
+    session = Session(drawn(found, seed, count), tries=tries)
+    converse(session)
+    return session
+
+
+def drawn(kinds: list[Kind], seed: int, count: int) -> Iterator[Question]:
+    """Questions of these kinds in a drawn order, each kind once before any comes again; drawn as they are asked for."""
+    rng = np.random.default_rng([seed, len(kinds)])
+    for number in range(count):
+        if number % len(kinds) == 0:
+            order = rng.permutation(len(kinds))
+        yield draw(kinds[int(order[number % len(kinds)])].name, int(rng.integers(2**31)))
+
+
+def print_kinds(kinds: list[Kind]) -> None:
+    """What can be practised, by topic."""
+    print_table(["kind", "topic", "what", "level"],
+                [[kind.name, kind.topic, kind.title, LEVELS[kind.level]] for kind in kinds], 0, False)
+    topics = dict.fromkeys(kind.topic for kind in kinds)
+    print_text("Topics: " + ", ".join(f"{topic} ({TOPICS[topic]})" if topic != TOPICS[topic].lower() else topic
+                                      for topic in topics) + ".", False)
