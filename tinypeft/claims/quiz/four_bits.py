@@ -89,12 +89,12 @@ def _codebooks() -> tuple[ScaledValues, dict[str, tuple[np.ndarray, np.ndarray |
 
     seen = ScaledValues.of_distribution(norm, points=1000)
     return seen, {"NF4": (get_4bit_type("nf4"), None), "int4": (get_4bit_type("int4"), None),
-                  "Lloyd-Max": (lloyd_max(seen, iterations=200), None), "equal mass": equal_mass(seen)}
+                  "Lloyd-Max": (lloyd_max(seen, iterations=200), None), "quantile means": equal_mass(seen)}
 
 
 def _draw_codebooks() -> viz.Picture:
     seen, books = _codebooks()
-    height, edges = np.histogram(seen.values, bins=80, weights=seen.mass, density=True)
+    height, edges = np.histogram(seen.values, bins=50, weights=seen.mass, density=True)
     return viz.plot_levels({name: code.tolist() for name, (code, _) in books.items()},
                            ((edges[1:] + edges[:-1])[1:-1] / 2, height[1:-1]), "Normal numbers in blocks of 64, and four "
                                                                                "codebooks")
@@ -119,8 +119,8 @@ def codebooks() -> Table:
         prompts=[
             asked(key[max(used, key=lambda name: used[name])],
                   f"{given} Which one uses its 16 values equally often?",
-                  f"Its regions end at quantiles, so that a code carries {used['equal mass']:.2f} bits. It pays with the "
-                  f"largest squared error of the four, {error['equal mass'] / error['NF4']:.1f} times NF4's.",
+                  f"Its regions end at quantiles, so that a code carries {used['quantile means']:.2f} bits. It pays with the "
+                  f"largest squared error of the four, {error['quantile means'] / error['NF4']:.1f} times NF4's.",
                   NF4="nf4-equal-mass: NF4 is often said to. Its values are quantiles of a normal distribution, but in blocks "
                       f"divided by their maximum its regions hold {mass.min():.1%} to {mass.max():.1%}.",
                   Lloyd_Max="least-error-is-equal-use: Least error and equal use are different aims: its codes carry "
@@ -134,8 +134,9 @@ def codebooks() -> Table:
                   f"is {1 - error['Lloyd-Max'] / error['NF4']:.0%} below NF4's.",
                   NF4="nf4-is-optimal: NF4 is close, but its values are neither means of their regions nor spaced for squared "
                       f"error: {error['NF4']:.5f} against {error['Lloyd-Max']:.5f}.",
-                  equal_mass="information-is-accuracy: Equal use carries most information in a code, and spends values where "
-                             f"errors are small anyway: {error['equal mass']:.5f} against {error['Lloyd-Max']:.5f}.",
+                  quantile_means="information-is-accuracy: Equal use carries most information in a code, and spends values "
+                                 f"where errors are small anyway: {error['quantile means']:.5f} against "
+                                 f"{error['Lloyd-Max']:.5f}.",
                   int4=f"equal-steps-are-fair: Equal steps waste values where there are few numbers: {error['int4']:.5f} "
                        f"against {error['Lloyd-Max']:.5f}.",
                   draw=_draw_codebooks),
@@ -146,8 +147,8 @@ def codebooks() -> Table:
                   NF4=f"mean-for-worst: On average it is better, but its outer values lie up to {2 * gap['NF4']:.2f} apart.",
                   Lloyd_Max="mean-for-worst-optimal: It has the least error on average; its outer gaps are wider than equal "
                             f"steps: up to {gap['Lloyd-Max']:.3f} off.",
-                  equal_mass="equal-use-bounds-error: Few numbers lie far out, so few values do: up to "
-                             f"{gap['equal mass']:.3f} off.",
+                  quantile_means="equal-use-bounds-error: Few numbers lie far out, so few values do: up to "
+                                 f"{gap['quantile means']:.3f} off.",
                   draw=_draw_codebooks),
             asked("NF4",
                   f"{given} Which one is the same for every model, has denser values near zero, and keeps both zeros and each "
@@ -156,8 +157,8 @@ def codebooks() -> Table:
                   "a maximum may have either sign.",
                   int4="equal-steps-dense: It keeps 0 and the maximum, but its steps are equal everywhere.",
                   Lloyd_Max="optimal-keeps-zero: It is fitted to the numbers at hand, and has no value at 0 nor at 1.",
-                  equal_mass="quantiles-keep-zero: It is made of quantiles too, but of the numbers at hand, and has no value "
-                             "at 0 nor at 1.",
+                  quantile_means="quantiles-keep-zero: It is made of quantiles too, but of the numbers at hand, and has no "
+                                 "value at 0 nor at 1.",
                   draw=_draw_codebooks),
         ])
 
