@@ -212,7 +212,8 @@ def choose(plan: Plan, needs: Needs | None = None) -> Choice:
         reason = f"{METHODS[before[0]].title} would come first, but {why}"
     elif chosen.method.name not in (order[0], "qlora"):  # which is LoRA
         reason = f"of the methods that were asked for, {chosen.method.title} is the most usual one"
-    later = {fit.method.name: f"it would do, but {chosen.method.title} comes first: {reason}" for fit in left[1:]}
+    later = {fit.method.name: f"it would do, but {chosen.method.title} stands before it in the order of preference, "
+                              f"{preference.name!r}" for fit in left[1:]}
     return Choice(chosen, rule, reason, {name: why for name, (_, why) in against.items()} | later)
 
 

@@ -18,7 +18,6 @@ from tinypeft.budget.limits import Limits
 from tinypeft.budget.memory import memory
 from tinypeft.budget.methods import TOKENS, WIDTH, Method
 from tinypeft.budget.serving import Serving, mergeable, merged_memory, serving
-from tinypeft.budget.shapes import T5Shape
 from tinypeft.budget.units import format_bytes, format_count
 from tinypeft.budget.weights import bare_model, dtype_bytes, parameter_bytes, weight_bytes
 from tinypeft.nn import CausalLM
@@ -92,8 +91,7 @@ class Search:
     def __init__(self, model: str | CausalLM, limits: Limits):
         self.name, self.limits, self.found = model, limits, dict[tuple[str, int], Breakdown]()
         self.model, self._bases = bare_model(model), dict[str, float]()
-        if isinstance(self.model, T5Shape):
-            raise ValueError(f"{model} has an encoder and a decoder: its parameters can be counted here, its memory cannot")
+        self._most = dict[str, int]()
 
     def config(self, method: Method, size: int) -> PeftConfig | None:
         return method.config(self.model, size, self.limits.targets)
@@ -145,7 +143,9 @@ class Search:
 
     def most(self, method: Method) -> int:
         """The largest size that means something."""
-        return method.most(self.model, self.limits.tokens, self.limits.targets)
+        if method.name not in self._most:
+            self._most[method.name] = method.most(self.model, self.limits.tokens, self.limits.targets)
+        return self._most[method.name]
 
     def largest(self, method: Method) -> int:
         """The largest size that fits, 0 for none."""
@@ -191,7 +191,7 @@ def consider(search: Search, method: Method, tasks: int = 1) -> Fit | Rejection:
     try:
         return _consider(search, method, tasks)
     except ValueError as error:  # of what was asked for, the rest is sound: this model cannot have this method
-        return Rejection(method, _unsuited(search.model, method, error))
+        return Rejection(method, str(error).partition(". ")[0])
 
 
 def _consider(search: Search, method: Method, tasks: int) -> Fit | Rejection:
@@ -217,13 +217,6 @@ def _consider(search: Search, method: Method, tasks: int) -> Fit | Rejection:
     return Fit(method, size, largest if method.size_name else None, _limit(search, method, largest),
                search.config(method, size), limits.stored_as(method), breakdown, per_card(breakdown, limits.gpus),
                search.serving(method, size, tasks))
-
-
-def _unsuited(model: CausalLM, method: Method, error: ValueError) -> str:
-    """Why an adapter cannot be put into a model."""
-    if method.size_name == WIDTH and "match no module" in str(error):
-        return f"{type(model).__name__} is known by its shapes only, without the places where bottleneck adapters stand"
-    return str(error).partition(". ")[0]
 
 
 def _why_most(search: Search, method: Method) -> str:
@@ -286,12 +279,15 @@ def _too_large(search: Search, method: Method) -> Rejection:
             return Rejection(method, named + _excess(search, method, 1))
         parts = ", ".join(f"{name} {format_bytes(taken)}" for name, taken, _ in
                           sorted(breakdown.table(), key=lambda row: -row[1])[:4])
-        reason = f"{named}needs {format_bytes(needs)} ({parts}); {limits.card}"
+        each, whole = (" a card", "in all ") if limits.gpus > 1 else ("", "")
+        reason = f"{named}needs {format_bytes(needs)}{each} ({whole}{parts}); {limits.card}"
     else:
         size = search.wanted(method)
         breakdown = search.breakdown(method, size)
         needs = per_card(breakdown, limits.gpus)
-        reason = f"the base alone is {format_bytes(search.base_bytes(method))} in {limits.stored_as(method)}; {limits.card}"
+        base = search.base_bytes(method)
+        each = f", {format_bytes(base / limits.gpus)} a card" if limits.gpus > 1 else ""
+        reason = f"the base alone is {format_bytes(base)} in {limits.stored_as(method)}{each}; {limits.card}"
     return Rejection(method, reason, size, needs, search.cards(method, size))
 
 

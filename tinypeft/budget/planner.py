@@ -15,6 +15,7 @@ from tinypeft.budget.fitting import Fit, Rejection, Search, consider
 from tinypeft.budget.limits import Limits, limits_of
 from tinypeft.budget.memory import memory
 from tinypeft.budget.methods import METHODS, NF4, Method, find_method
+from tinypeft.budget.shapes import ShapeModel
 from tinypeft.nn import CausalLM
 
 CARDS_SOLD = tuple(size * 10**9 for size in (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192))
@@ -164,8 +165,8 @@ def largest_models(gpu: str | float, *, methods: Iterable[str] | None = None, **
     """
     limits = limits_of(gpu, "gpt2", **options)
     memory("gpt2", training=False, **{**limits.conditions, "tokens": 1})  # refuses what cannot be
-    names = sorted((name for name in CATALOG if name != "t5-xxl"), key=base_parameters, reverse=True)  # which is counted only
-    searches = [Search(name, limits_of(gpu, name, **options)) for name in names]
+    searches = [Search(name, limits_of(gpu, name, **options)) for name in sorted(CATALOG, key=base_parameters, reverse=True)]
+    searches = [search for search in searches if not isinstance(search.model, ShapeModel)]  # those can be counted only
     return tuple(_largest_for(method, searches) for method in _chosen(methods, limits))
 
 
@@ -218,6 +219,8 @@ def card_sold(needs: float) -> int | None:
 def _chosen(names: Iterable[str] | None, limits: Limits) -> list[Method]:
     if names is not None:
         wanted = [find_method(name) for name in names]
+        if not wanted:
+            raise ValueError(f"no method is named; there are: {', '.join(METHODS)}")
         return [method for method in METHODS.values() if method in wanted]
     # LoRA on a base in NF4 is QLoRA, which is there already.
     return [method for method in METHODS.values() if not (method.name == "lora" and limits.quantization == NF4)]
