@@ -9,7 +9,7 @@ from tinypeft.budget import CATALOG, base_parameters, count_parameters, memory, 
 from tinypeft.budget.cards import cards_needed
 from tinypeft.budget.catalog import adapted
 from tinypeft.claims.examples.engine import Steps, example, shaped, show
-from tinypeft.claims.examples.weights import lora_factors, stored_parts
+from tinypeft.claims.examples.weights import holds_for, lora_factors, stored_parts
 from tinypeft.claims.judge import Range
 from tinypeft.claims.settings import NF4, lora
 from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, Linear
@@ -244,9 +244,9 @@ def _(steps: Steps) -> str:
     A, B = factors[0]
     tokens = needed.conditions["tokens"]
     steps.add("While training", f"r=16 on q, k, v and o, one row of {tokens:,} tokens, checkpointing, AdamW", needed.total,
-              unit="GB")
+              unit="GB", note=holds_for(needed))
     cards = cards_needed(needed, card, model.config.num_hidden_layers)
-    steps.add("Cards of 24 GB", "weights, gradients, Adam / cards + activations <= 24 GB", cards.sharded, stated="1",
+    steps.add("Cards of 24 GB", "(weights and optimizer) / cards + activations <= 24 GB", cards.sharded, stated="1",
               why=f"It takes {cards.sharded} of them, among which the model is split, or a larger card.")
     steps.add("Trained at r=16 on q, k, v and o", f"{len(factors)} matrices; of queries {shaped(A=A, B=B)}", attention,
               stated="20M",

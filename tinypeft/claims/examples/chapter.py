@@ -11,7 +11,7 @@ from tinypeft.budget import Breakdown, base_parameters, count_parameters, format
 from tinypeft.budget.catalog import adapted
 from tinypeft.budget.planner import largest_size
 from tinypeft.claims.examples.engine import Steps, example, numbers, product, shaped, show
-from tinypeft.claims.examples.weights import lora_factors, stored_parts
+from tinypeft.claims.examples.weights import holds_for, lora_factors, stored_parts
 from tinypeft.claims.judge import Range
 from tinypeft.claims.settings import LINEAR, NF4, QKVO, lora
 from tinypeft.nn import Linear
@@ -54,7 +54,7 @@ def cost(r: int, targets: Any = QKVO, adapter_dtype: str = "bfloat16") -> Breakd
 
 
 def adapter_part(needed: Breakdown) -> float:
-    """Bytes that grow with the rank."""
+    """Bytes that the adapter takes at the peak; they grow with the rank."""
     return sum(needed.parts[name] for name in ("adapter weights", "gradients", "optimizer states"))
 
 
@@ -74,15 +74,17 @@ def _(steps: Steps) -> str:
     steps.add("The base in NF4", "codes of 4 bits + constants of the blocks + what stays in 16 bits", base, stated="6.5 GB",
               why=f"6.5 GB is 13 billion times half a byte. The codes alone are {format_bytes(codes)}, the constants of their "
                   f"blocks {format_bytes(constants)}, embeddings and head, which stay in 16 bits, {format_bytes(kept)}.")
-    steps.add("LoRA, r=16: weights, gradients, Adam", f"{small.trainable:,} x (2 + 2 + 8) bytes", adapter_part(small),
-              stated="~0.3 GB", note="On q, k, v and o, in 16 bits; Adam keeps two numbers of 32 bits for each.")
+    each = adapter_part(small) / small.trainable  # bytes of a parameter
+    steps.add("LoRA, r=16, and its optimizer", f"{small.trainable:,} x {each:.0f} bytes", adapter_part(small), stated="~0.3 GB",
+              note=f"On q, k, v and o: 2 bytes of a weight, and two numbers of 4 bytes that Adam keeps. Gradients come while "
+                   f"activations go, and take {format_bytes(small.parts['gradients'])} at the peak, {small.peak}.")
     kept_inputs, tokens_part = small.parts["activations"], small.total - base - adapter_part(small)
-    steps.add("Activations, one row", f"{TOKENS:,} tokens, checkpointing, at {small.peak}", tokens_part, stated="~0.5 GB",
+    steps.add("Activations, one row", f"{TOKENS:,} tokens, checkpointing, in {small.peak}", tokens_part, stated="~0.5 GB",
               why=f"The document names no number of tokens. At {TOKENS:,} the inputs of the blocks take "
-                  f"{format_bytes(kept_inputs)}, even if all else is computed again, and {small.peak} "
-                  f"{format_bytes(tokens_part - kept_inputs)} beside them; half a gigabyte is the inputs for "
+                  f"{format_bytes(kept_inputs)}, though all else is computed again, and what is computed again "
+                  f"{format_bytes(tokens_part - kept_inputs)}; half a gigabyte is the inputs for "
                   f"{0.5e9 / kept_inputs * TOKENS:,.0f} tokens.")
-    steps.add("Total", "the sum of these", small.total, stated="7.3 GB", follows=6.5e9 + 0.3e9 + 0.5e9)
+    steps.add("Total", "the sum of these", small.total, stated="7.3 GB", follows=6.5e9 + 0.3e9 + 0.5e9, note=holds_for(small))
     steps.add(f"Left on a card of {CARD}", f"{CARD} - total", card - small.total, stated="16.7 GB", follows=card - 7.3e9)
     steps.add(f"Does r=16 fit in {CARD}?", f"total <= {CARD}", small.total <= card, stated="yes", expects=True)
     grown = adapter_part(large) - large.parts["adapter weights"]
@@ -95,18 +97,17 @@ def _(steps: Steps) -> str:
                   f"are wider and the layers more: {count_parameters(MODEL, lora(8)).trainable:,} at r=8.")
     steps.add("Their weights", f"{large.trainable:,} x 2 bytes", large.parts["adapter weights"], stated="0.5 GB",
               follows=2 * 268e6)
-    steps.add("With gradients and Adam", f"{large.trainable:,} x (2 + 2 + 8) bytes", adapter_part(large), unit="GB",
+    steps.add("With the optimizer", f"{large.trainable:,} x {each:.0f} bytes", adapter_part(large), unit="GB",
               note="The document counts these at r=16 and leaves them out at r=256.")
     steps.add("Total at r=256", "base + adapter + activations", large.total, stated="under 8 GB", expects=Range(high=8e9),
               follows=7.3e9 + 0.5e9, unit="GB",
-              why=f"Only the adapter's weights were added. Its gradients and Adam's states take "
+              why=f"Only the adapter's weights were added. What Adam keeps takes "
                   f"{grown / large.parts['adapter weights']:.0f} times as much: {format_bytes(grown)}.")
     steps.add(f"Does r=256 fit in {CARD}?", f"total <= {CARD}", large.total <= card, stated="yes", expects=True)
-    bytes_each = adapter_part(large) / large.trainable
     attention, linear = largest_rank(), largest_rank(LINEAR)
-    steps.add("The largest rank, on q, k, v and o", f"r fits, r + 1 does not; at {bytes_each:.0f} bytes a parameter", attention,
-              note=f"The document asks for it, and answers that r=256 fits. With adapters in 32 bits, peft's default, 16 bytes "
-                   f"a parameter: {largest_rank(adapter_dtype='float32')}.")
+    steps.add("The largest rank, on q, k, v and o", f"r fits, r + 1 does not; the peak is then {cost(attention).peak}", attention,
+              note=f"The document asks for it, and answers that r=256 fits. With adapters in 32 bits, peft's default, it is "
+                   f"{largest_rank(adapter_dtype='float32')}.")
     steps.add("The largest rank, on all linear layers", "the same", linear,
               note="So memory does limit the rank, if all linear layers are adapted, as the QLoRA paper recommends.")
     return (f"r=16 needs {format_bytes(small.total)} and r=256 {format_bytes(large.total)}: both fit in {CARD}, the second not "

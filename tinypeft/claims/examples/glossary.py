@@ -8,15 +8,17 @@ import io
 from tinypeft.budget import build, count_parameters, memory, parse_size
 from tinypeft.budget.weights import BLOCKSIZE, bare_model
 from tinypeft.claims.examples.engine import Steps, example, shaped, show
-from tinypeft.claims.examples.weights import stored_parts
+from tinypeft.claims.examples.weights import holds_for, stored_parts
 from tinypeft.claims.judge import Range
-from tinypeft.claims.settings import NF4, lora
+from tinypeft.claims.settings import lora
 from tinypeft.peft import LoraConfig, LoraLayer, PeftModel, get_peft_model
 from tinypeft.quant import BitsAndBytesConfig, prepare_model_for_kbit_training, replace_with_bnb_linear
 from tinypeft.quant.blockwise import NESTED_BLOCKSIZE
 from tinypeft.quant.linear import Params4bit
 
 MODEL = "meta-llama/Meta-Llama-3-8B"
+BNB_CONFIG = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="bfloat16",
+                                bnb_4bit_use_double_quant=True)
 PLACE = "QLoRA fine-tuning: train Llama 3 8B on a single GPU with 24GB VRAM"
 
 
@@ -27,7 +29,7 @@ PLACE = "QLoRA fine-tuning: train Llama 3 8B on a single GPU with 24GB VRAM"
 def _(steps: Steps) -> str:
     half = memory(MODEL, training=False).parts["base weights"]
     total, codes, constants, kept = stored_parts(MODEL)
-    bare = bare_model(MODEL, NF4)
+    bare = bare_model(MODEL, BNB_CONFIG)
     quantized = sum(p.size for p in bare.parameters() if isinstance(p, Params4bit))
     others = sum(p.size for p in bare.parameters()) - quantized
     table = bare.get_input_embeddings().weight
@@ -39,11 +41,11 @@ def _(steps: Steps) -> str:
     steps.add("The model in 4 bits", "the sum of these", total, stated="~5GB",
               why=f"The vocabulary is large: embeddings and head, {shaped(each=table)}, stay in 16 bits and take "
                   f"{kept / total:.0%} of it all.")
-    prepared = memory(MODEL, lora(16), quantization=NF4, prepared=True)
+    prepared = memory(MODEL, lora(16), quantization=BNB_CONFIG, prepared=True)
     steps.add("After prepare_model_for_kbit_training", "what was in 16 bits, in 32", prepared.parts["base weights"], unit="GB",
               note="The script's next line: peft casts all weights that are not quantized to float32.")
     steps.add("Training", f"one row of {prepared.conditions['tokens']:,} tokens, checkpointing, AdamW", prepared.total,
-              stated="on a GPU with 24GB", expects=Range(high=parse_size("24GB")), unit="GB")
+              stated="on a GPU with 24GB", expects=Range(high=parse_size("24GB")), unit="GB", note=holds_for(prepared))
     return (f"Llama-3 8B takes {show(total, 'GB')} in 4 bits and {show(half, 'GB')} in 16; "
             f"{show(prepared.parts['base weights'], 'GB')} once it is prepared. Training takes {show(prepared.total, 'GB')} "
             "and fits in 24 GB.")
@@ -51,9 +53,7 @@ def _(steps: Steps) -> str:
 
 def script() -> PeftModel:
     """The document's script, on a model without values."""
-    bnb_config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="bfloat16",
-                                    bnb_4bit_use_double_quant=True)
-    model = replace_with_bnb_linear(build(MODEL), bnb_config)
+    model = replace_with_bnb_linear(build(MODEL), BNB_CONFIG)
     model = prepare_model_for_kbit_training(model)
     lora_config = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj", "k_proj", "o_proj"], lora_dropout=0.05,
                              bias="none", task_type="CAUSAL_LM")
