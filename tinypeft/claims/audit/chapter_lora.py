@@ -50,9 +50,9 @@ def _factor(r: int, alpha: float) -> float:
 
 @claim("d-alpha-stable", LORA, "property", "a larger alpha allows larger updates without instability",
        stated="larger updates without instability", expects=1.0, unit="x",
-       why="How the largest learning rate at which gradient descent on B is stable changes when alpha grows. It is 2 / (s^2 "
-           "lambda) with s = alpha/r: the factor is in the output and again in the gradient. So the larger alpha, the smaller "
-           "the steps that training can bear.",
+       why="How the largest learning rate at which gradient descent on B is stable changes when alpha grows: by 1 / s^2 with "
+           "s = alpha/r, as the factor is in the output and again in the gradient. The larger alpha, the smaller the steps "
+           "that training can bear.",
        correct="Raising alpha by a factor lowers the largest stable learning rate of gradient descent by its square")
 def _() -> Computed:
     at_r = largest_stable_rate(alpha=2)
