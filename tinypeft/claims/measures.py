@@ -51,7 +51,7 @@ def multiplications(run: Callable[[], Any]) -> int:
             total += sum(cotangent * gradient.shape[-1] for gradient in arrays[:2] if gradient is not None)
         elif (moment, phase, name) == ("after", "backward", "attention"):
             dq, dk, dv = (gradient is not None for gradient in arrays)
-            keys = max(gradient.shape[1] for gradient in arrays if gradient is not None)
+            keys = max(gradient.shape[1] for gradient in arrays if gradient is not None)  # for q alone: as many as queries
             total += (dq + dk + dv + (dq or dk)) * cotangent * keys
 
     with observe(count):
@@ -79,8 +79,11 @@ def operations(model: Model) -> int:
 
 
 def depth(model: Model) -> int:
-    """How many linear layers have to wait for each other, from the embeddings to the logits: the longest chain on the tape."""
-    model.requires_grad_(True)  # so that the tape holds all of it
+    """How many linear layers have to wait for each other, from the embeddings to the logits: the longest chain on the tape.
+
+    All of the model is trained afterwards, so that the tape holds all of it.
+    """
+    model.requires_grad_(True)
     waiting: list[Any] = [model(token_ids()).logits.node]
     found: dict[int, Node] = {}
     while waiting:

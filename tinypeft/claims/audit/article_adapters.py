@@ -72,11 +72,10 @@ def _() -> Computed:
 def _() -> Computed:
     adapter, x = adapter_layer().adapters["default"], generator(0, "x").standard_normal(WIDTH)
 
-    def conforming(layer: Any, column: np.ndarray) -> tuple[int, ...]:
+    def conforming(layer: Any, column: np.ndarray) -> Any:
         wanted = layer(Tensor(column[None])).data[0] - layer.bias.data
         fitting = [W for W in (layer.weight.data, layer.weight.data.T) if W.shape[1] == len(column)]
-        shape: tuple[int, ...] = next(W.shape for W in fitting if np.allclose(W @ column, wanted))
-        return shape
+        return next((W.shape for W in fitting if np.allclose(W @ column, wanted)), None)
 
     return computed((conforming(adapter.adapter_down[0], x), conforming(adapter.adapter_up, x[:8])))
 
@@ -123,10 +122,10 @@ def _() -> Computed:
                   "largest difference of a layer's change from db": largest(layer(x).data - before - db)}, db=largest(db))
 
 
-@claim("a-bitfit-7m", "5. BitFit, example", "parameter-count", "biases are about 0.1 % of a 7B model, 7M",
-       stated="~0.1% (7M)", expects="0.1 %",
+@claim("a-bitfit-7m", "5. BitFit, example", "parameter-count", "biases are about 0.1% of a 7B model, 7M",
+       stated="~0.1% (7M)", expects="0.1%",
        why="No model of this size comes near: the biases of a layer grow with its width d, its weights with d², so that their "
-           "share falls. 0.1 % is that of a small model ({small:.3%} in GPT-2 small). Llama has none at all.",
+           "share falls. 0.1% is that of a small model ({small:.3%} in GPT-2 small). Llama has none at all.",
        correct="About {opt:.2%} ({n:,}) where a 7B model has all biases, {qwen:.4%} in Qwen2-7B, which has few; none in Llama")
 def _() -> Computed:
     shares = {title: bias_share(model) for title, model in {

@@ -79,10 +79,10 @@ def degrees_of_freedom(r: int) -> tuple[int, int]:
 
 editorial("a-intrinsic-M-N", INTUITION, "property", "the adaptation to a task lies in a subspace of M dimensions, M << N",
           Verdict.DEPENDS, stated="M << N",
-          reference="Aghajanyan et al. 2020, 2012.13255: 200 trained numbers, projected at random into all weights, reach 90 % "
+          reference="Aghajanyan et al. 2020, 2012.13255: 200 trained numbers, projected at random into all weights, reach 90% "
                     "of full fine-tuning of RoBERTa on MRPC; how many are needed differs by task and model",
           why="The article gives no measurement. Those that there are hold for the task and the model that were measured, for "
-              "a threshold (90 % of full fine-tuning), and for random subspaces.",
+              "a threshold (90% of full fine-tuning), and for random subspaces.",
           correct="For a given model, task and threshold, the smallest M that reaches it can be measured; it is often far "
                   "below N.")
 
@@ -120,7 +120,7 @@ def _() -> Computed:
 
 # ---- example 1 --------------------------------------------------------------------------------------------------------
 
-@claim("a-ex1-pct", MEDICAL, "parameter-count", "3M of 7B parameters are 0.04 %", stated="0.04%",
+@claim("a-ex1-pct", MEDICAL, "parameter-count", "3M of 7B parameters are 0.04%", stated="0.04%",
        why="The division is right. Whether r=16 gives 3M is another question.")
 def _() -> Computed:
     trained = parse_quantity("3M").value
@@ -161,7 +161,7 @@ def _() -> Computed:
                     plain=plain, again=again)
 
 
-editorial("a-ex1-acc", MEDICAL, "statement", "LoRA reaches 96 % of full fine-tuning's accuracy", Verdict.NOT_REPRODUCIBLE,
+editorial("a-ex1-acc", MEDICAL, "statement", "LoRA reaches 96% of full fine-tuning's accuracy", Verdict.NOT_REPRODUCIBLE,
           stated="96%", reference="the article names no data set, no model, no metric and no source for it",
           why="Nothing says what was trained on what, so it cannot be run again.")
 
@@ -204,13 +204,13 @@ def _() -> Computed:
     return searched(nearest(counts, 2e4), usual=usual, tokens=parse_quantity("20K").value * 20 / usual)
 
 
-@claim("a-ex3-pct", MULTILINGUAL, "parameter-count", "2M and 20K parameters are 0.03 % of the model", stated="0.03%",
+@claim("a-ex3-pct", MULTILINGUAL, "parameter-count", "2M and 20K parameters are 0.03% of the model", stated="0.03%",
        why="Of a 7B model, and for one language: each further one adds its 2M, so that ten take {ten:.2%}.")
 def _() -> Computed:
     language, shared, model = (parse_quantity(text).value for text in ("2M", "20K", "7B"))
     return computed((language + shared) / model, ten=(10 * language + shared) / model)
 
 
-editorial("a-ex3-92", MULTILINGUAL, "statement", "adapters and a prompt reach 92 % of full fine-tuning's performance",
+editorial("a-ex3-92", MULTILINGUAL, "statement", "adapters and a prompt reach 92% of full fine-tuning's performance",
           Verdict.NOT_REPRODUCIBLE, stated="92%", reference="the article names no language, benchmark, model or source for it",
           why="Nothing says what was measured, so it cannot be measured again.")

@@ -119,7 +119,7 @@ def _() -> Computed:
 
 
 @claim("a-qlora-20m", EXAMPLE, "parameter-count", "r=16 trains 20M parameters of a 70B model", stated="20M",
-       expects="2e7",  # one digit, as a share of 0.03 % has
+       expects="2e7",  # one digit, as a share of 0.03% has
        why="It depends on the adapted matrices, which are not named: q alone, or o alone, of Llama-2-70B has {q:,}; q, k, v "
            "and o have {qkvo:,}, all linear layers {linear:,}. The nearest of {n} choices are listed.",
        correct="{q:,} on q alone, {qkvo:,} on q, k, v and o, {linear:,} on all linear layers")
@@ -128,7 +128,7 @@ def _() -> Computed:
     return searched(nearest(counts, 2e7), q=counts["q"], qkvo=counts["q, k, v, o"], linear=max(counts.values()), n=len(counts))
 
 
-@claim("a-qlora-20m-pct", EXAMPLE, "parameter-count", "20M are 0.03 % of the model", stated="0.03%")
+@claim("a-qlora-20m-pct", EXAMPLE, "parameter-count", "20M are 0.03% of the model", stated="0.03%")
 def _() -> Computed:
     return under({"20M of 70B": parse_quantity("20M").value / parse_quantity("70B").value,
                   "q of Llama-2-70B, r=16": by_module("llama-2-70b", 16)["q_proj"] / base_parameters("llama-2-70b")})
@@ -143,8 +143,8 @@ def _() -> Computed:
        correct="v_t ∈ ℝ^d for diag(v_t)·A·B; or A·diag(v_t)·B with v_t ∈ ℝ^r")
 def _() -> Computed:
     layers = [ulora_layer(vector) for vector in ("rank", "input")]
-    return computed(next(len(v) for A, B, v, delta in layers
-                         if len(v) == len(A) and np.allclose(np.diag(v) @ A @ B, delta, atol=1e-12)))
+    fitting = [len(v) for A, B, v, delta in layers if len(v) == len(A) and np.allclose(np.diag(v) @ A @ B, delta)]
+    return computed(fitting[0] if fitting else None)
 
 
 @claim("a-ulora-components", ULORA, "property", "v scales LoRA's components: ΔW is the sum of v_i a_i b_i", stated="scales the "

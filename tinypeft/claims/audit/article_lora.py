@@ -162,7 +162,7 @@ def _() -> Computed:
     return computed((trained, trained / full), trained=trained, full=full, share=trained / full)
 
 
-@claim("a-lora-0.1-1pct", "1. LoRA, works exceptionally well", "parameter-count", "LoRA trains 0.1 to 1 % of the parameters",
+@claim("a-lora-0.1-1pct", "1. LoRA, works exceptionally well", "parameter-count", "LoRA trains 0.1 to 1% of the parameters",
        stated="0.1-1%", expects=Range(0.001, 0.01), unit="%",
        why="It depends on the rank and on which matrices are adapted: on Llama-2-7B from {low:.2%} to {high:.2%} here. (How "
            "close that comes to full fine-tuning is a question of the task, which the article does not name.)",

@@ -59,7 +59,7 @@ def _() -> Computed:
 
 
 @claim("a-prompt-append", PROMPT, "property", "the prompt may stand before the text or after it: either way it acts on all of "
-       "the text's tokens", stated="X' = [P; X] or X' = [X; P]", expects="100 %",
+       "the text's tokens", stated="X' = [P; X] or X' = [X; P]", expects="100%",
        why="The share of the text's tokens whose last hidden state changes with the prompt. Attention is causal: a token sees "
            "what stands before it, so an appended prompt reaches only what is generated after it.",
        correct="In a causal model a prepended prompt acts on the whole text, an appended one on the answer alone.")
@@ -77,7 +77,7 @@ def _() -> Computed:
     return computed(count_parameters("gpt2", TWENTY).trainable)
 
 
-@claim("a-prompt-7b-pct", PROMPT_EXAMPLE, "parameter-count", "these 15,360 are 0.0002 % of a 7B model", stated="0.0002%",
+@claim("a-prompt-7b-pct", PROMPT_EXAMPLE, "parameter-count", "these 15,360 are 0.0002% of a 7B model", stated="0.0002%",
        why="15,360 of 7 billion is {arithmetic:.5%}, so the division is right, but its two numbers belong to different models: "
            "width 768 is GPT-2 small's; a 7B model is 4,096 wide, and its 20 tokens are {n:,} parameters.",
        correct="20 tokens are {n:,} parameters of Llama-2-7B, {large:.4%}, or 15,360 of GPT-2 small, {small:.4%}")
@@ -139,7 +139,7 @@ def _() -> Computed:
     return computed(count_parameters("gpt2", TEN).trainable)
 
 
-@claim("a-prefix-tiny", PREFIX_EXAMPLE, "parameter-count", "this is a tiny fraction of the model: read as at most 1 %",
+@claim("a-prefix-tiny", PREFIX_EXAMPLE, "parameter-count", "this is a tiny fraction of the model: read as at most 1%",
        stated="tiny fraction (no number)", expects=Range(high=0.01), unit="%",
        why="Of GPT-2 small's {base:,} parameters. A layer has 2pd prefix numbers beside about 12d² weights, so that the "
            "fraction, p/(6d) without the embeddings, falls as models grow wider.")

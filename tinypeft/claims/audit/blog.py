@@ -172,7 +172,7 @@ def _() -> Computed:
     return under({"more in each layer": added // layers}, before=(before - 1) // layers, added=added // layers)
 
 
-@claim("c-adapter-latency", TRAITS, "property", "adapters make inference only a little slower: read as at most 5 %",
+@claim("c-adapter-latency", TRAITS, "property", "adapters make inference only a little slower: read as at most 5%",
        stated="minor", expects=Range(high=0.05), unit="%",
        why="In multiplications they are small. In time they are not where the batch is: they are computed after the layer, and "
            "have to be waited for. Hu et al. (2021, table 1) measured {merged} and {adapters} ms for one row of 128 tokens in "
@@ -282,7 +282,7 @@ def _() -> Computed:
 
 
 @claim("c-mixed-precision", PROPERTIES, "property", "LoRA trains in mixed precision: with a float16 base its gradients differ "
-       "from those in float32 by little, read as at most 2 %", stated="Compatible with mixed-precision training",
+       "from those in float32 by little, read as at most 2%", stated="Compatible with mixed-precision training",
        expects=Range(high=0.02), unit="%",
        why="The base in float16, the factors and their gradients in float32.")
 def _() -> Computed:

@@ -78,7 +78,7 @@ def _() -> Computed:
     return computed(largest(changed[0].data - before[0].data), after=largest(changed[1].data - before[1].data))
 
 
-@claim("c-bias-norm", BIAS, "parameter-count", "biases and norms are minimal: read as at most 0.1 % of the parameters",
+@claim("c-bias-norm", BIAS, "parameter-count", "biases and norms are minimal: read as at most 0.1% of the parameters",
        stated="minimal parameter updates (no number)", expects=Range(high=0.001), unit="%",
        why="{gpt2:,} numbers in GPT-2 small, {opt:,} in OPT-6.7B, {llama:,} in Llama-2-7B, which has no biases, and no shifts: "
            "its RMSNorm has scales only.")
@@ -151,7 +151,7 @@ def _() -> Computed:
                   "operations more": operations(tuned) - operations(small_gpt2())})
 
 
-@claim("c-tab-adapter-low", TABLE + "Adapters", "table", "adapters have a low inference overhead: read as at most 5 %",
+@claim("c-tab-adapter-low", TABLE + "Adapters", "table", "adapters have a low inference overhead: read as at most 5%",
        stated="Low", expects=Range(high=0.05), unit="%",
        why="In multiplications, and in time where the batch is large enough to keep a GPU busy; not for single short texts. "
            "Times are those of GPT-2 medium in Hu et al. (2021, table 1), for their smaller and their larger adapters.",
