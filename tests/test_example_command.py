@@ -6,15 +6,18 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tinypeft.claims.examples import EXAMPLES
 from tinypeft.claims.examples.engine import Steps
+from tinypeft.claims.examples.figures import draw
 from tinypeft.cli import app
 from tinypeft.commands import example as command
 from tinypeft.commands.example import run_example
+from tinypeft.viz.vectors import plot_moves
 
 QUICK = ("lora-1000", "lora-forward", "prompt-768")
 
@@ -128,13 +131,37 @@ def test_yes_and_no(guess, answer):
     assert command._reply(steps[0], guess) == answer
 
 
+# ---- figures --------------------------------------------------------------------------------------------------------
+
+def test_a_figure_is_written(capsys, tmp_path):
+    run_example("lora-forward", plot=tmp_path / "forward.png")
+    assert (tmp_path / "forward.png").read_bytes().startswith(b"\x89PNG")
+    assert "document, scale 0.5 at [3.045, 7.06], computed, scale 1 at [3.09, 7.12]" in capsys.readouterr().err
+
+
+def test_the_budget_is_drawn_against_the_card():
+    alt = draw("qlora-budget").alt
+    assert "document, r=16: base 6.5 GB, adapter, gradients, optimizer 0.3 GB, activations 0.5 GB, together 7.3 GB" in alt
+    assert "computed, r=256: base 7.2 GB" in alt
+    assert "limit of 24 GB" in alt
+
+
+def test_points_of_a_plane_only():
+    with pytest.raises(ValueError, match="two numbers each"):
+        plot_moves([1.0, 2.0, 3.0], {"there": [1.0, 2.0, 4.0]}, "here")
+    with pytest.raises(ValueError, match="at least one move"):
+        plot_moves([1.0, 2.0], {}, "here")
+
+
 # ---- errors, and the menu -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("args", "options", "message"), [
     (["lora-forwards"], {}, "unknown example 'lora-forwards'; near: lora-forward"),
     (["lora-forward"], {"output_format": "xml"}, "unknown format 'xml'; there are: table, markdown, json"),
     ([], {"step": True}, "name it"),
-    (["lora-forward"], {"step": True, "output_format": "json"}, "leave out --format")])
+    (["lora-forward"], {"step": True, "output_format": "json"}, "leave out --format"),
+    ([], {"plot": Path("x.png")}, "name it. Those with a figure: lora-forward, qlora-budget"),
+    (["lora-1000"], {"plot": Path("x.png")}, "there is no figure of 'lora-1000'; near: lora-forward.*Those with a figure")])
 def test_errors(args, options, message):
     with pytest.raises(ValueError, match=message):
         run_example(*args, **options)

@@ -160,11 +160,12 @@ def example(
     name: Annotated[str | None, typer.Argument(help="Which one, such as lora-forward. Default: a list of all.")] = None,
     step: Annotated[bool, typer.Option("--step", help="One step at a time: each waits for a guess, or Enter.")] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
+    plot: Annotated[Path | None, typer.Option(help="FILE.png for the figure of lora-forward or qlora-budget.")] = None,
 ) -> None:
     """Compute the worked examples of the documents step by step, and mark where a document goes wrong."""
     from tinypeft.commands.example import run_example
 
-    run_example(name, output_format=output_format, step=step)
+    run_example(name, output_format=output_format, step=step, plot=plot)
 
 
 @app.command()

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from tinypeft.claims.examples import EXAMPLES, Example, Mark, Step, known_example
+from tinypeft.claims.examples.figures import FIGURES, draw
 from tinypeft.claims.questions import Numeric
 from tinypeft.commands.tables import WIDTH
 
@@ -27,33 +29,41 @@ STYLES = {Mark.AGREES: "green", Mark.ROUNDED: "green", Mark.PARTS: "bold red", M
           Mark.UNSTATED: "", Mark.OPEN: "magenta"}
 
 
-def run_example(name: str | None = None, *, output_format: str = "table", step: bool = False) -> list[Example]:
+def run_example(name: str | None = None, *, output_format: str = "table", step: bool = False,
+                plot: Path | None = None) -> list[Example]:
     """Compute one example and show it, or all, and list them.
 
     Args:
         name: of the example; None for a list of all.
         output_format: table, markdown or json.
         step: wait for a line of input before each value, a guess or nothing.
+        plot: a PNG file for its figure.
 
     Raises:
-        ValueError: an unknown name or format, or --step where there is nothing to wait for.
+        ValueError: an unknown name or format, --step where there is nothing to wait for, or --plot where there is no figure.
     """
     if output_format not in FORMATS:
         raise ValueError(f"unknown format {output_format!r}; there are: {', '.join(FORMATS)}")
     if step and (name is None or output_format != "table"):
         raise ValueError("--step goes through one example on the terminal: name it, and leave out --format")
+    if plot is not None and name is None:
+        raise ValueError(f"--plot draws the figure of one example: name it. Those with a figure: {', '.join(FIGURES)}")
     if name is None:
         entries = tqdm(EXAMPLES.values(), desc="computing", unit="example", leave=False, disable=None)
         found = sorted((work() for work in entries), key=lambda each: each.source)
         _show_list(found, output_format)
         return found
     found = [known_example(name)()]
+    picture = None if plot is None else draw(name)
     if output_format == "json":
         print(json.dumps(found[0].to_dict(), indent=2, ensure_ascii=False))
     elif output_format == "markdown":
         print(_markdown(found[0]))
     else:
         _show(found[0], step)
+    if plot is not None and picture is not None:
+        plot.write_bytes(picture.png())
+        print(f"Drawn in {plot}: {picture.alt}", file=sys.stderr)
     return found
 
 
