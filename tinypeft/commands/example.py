@@ -20,6 +20,7 @@ from tinypeft.claims.examples import EXAMPLES, Example, Mark, Step, known_exampl
 from tinypeft.claims.examples.figures import FIGURES, draw
 from tinypeft.claims.questions import Numeric
 from tinypeft.commands.tables import WIDTH
+from tinypeft.files import replace_file
 
 MARGIN = "    "  # under a step's number
 FORMATS = ("table", "markdown", "json")
@@ -62,7 +63,8 @@ def run_example(name: str | None = None, *, output_format: str = "table", step: 
     else:
         _show(found[0], step)
     if plot is not None and picture is not None:
-        plot.write_bytes(picture.png())
+        with replace_file(plot) as path:
+            path.write_bytes(picture.png())
         print(f"Drawn in {plot}: {picture.alt}", file=sys.stderr)
     return found
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from tinypeft.budget import parse_size
 from tinypeft.claims.examples.chapter import CARD, TOKENS, adapter_part, cost, largest_rank
 from tinypeft.claims.examples.engine import known_example
-from tinypeft.nn.module import near
 from tinypeft.viz import Picture
 from tinypeft.viz.budget import stacked_bars
 from tinypeft.viz.vectors import plot_moves
@@ -26,7 +25,7 @@ def draw_budget() -> Picture:
     """The document's two sums beside ours, and the card's memory."""
     attention = largest_rank()
     ours = {f"computed, r={r}": cost(r) for r in (16, 256, attention)}
-    parts = {"base": [6.5e9, 6.5e9], "adapter, gradients, optimizer": [0.3e9, 0.5e9], "activations": [0.5e9, 0.5e9]}  # as stated
+    parts = {"base": [6.5e9, 6.5e9], "adapter, gradients, optimizer": [0.3e9, 0.5e9], "activations": [0.5e9, 0.5e9]}  # stated
     for needed in ours.values():
         base, adapter = needed.parts["base weights"], adapter_part(needed)
         for name, size in zip(parts, (base, adapter, needed.total - base - adapter), strict=True):
@@ -45,7 +44,5 @@ def draw(name: str) -> Picture:
         ValueError: it has none.
     """
     if name not in FIGURES:
-        hint = near(name, FIGURES)
-        raise ValueError(f"there is no figure of {name!r}" + (f"; near: {', '.join(hint)}" if hint else "")
-                         + f". Those with a figure: {', '.join(FIGURES)}")
+        raise ValueError(f"there is no figure of {name!r}; those with a figure: {', '.join(FIGURES)}")
     return FIGURES[name]()
