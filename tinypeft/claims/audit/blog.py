@@ -78,7 +78,7 @@ def attention_by_head(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray
 
 
 @claim("c-opt-memory", LIMITS, "memory", "the optimizer's memory is proportional to the model's size: twice the parameters "
-       "take twice of it", stated="proportional to model size", expects=1.0,
+       "take twice as much", stated="proportional to model size", expects=1.0,
        why="AdamW keeps two numbers for each parameter: {each:.0f} bytes in float32, counted after a real step of two models. "
            "For Llama-2-7B that is {llama}. (The value is the ratio of their states by that of their parameters.)")
 def _() -> Computed:
