@@ -101,7 +101,7 @@ def virtual_tokens() -> Table:
                   f"Llama-2-7B ({shape}) gets prefix tuning with {p} virtual tokens. How many numbers are trained?",
                   "A key and a value for each virtual token in each layer, all as wide as the model.",
                   prompt="prefix-in-the-first-layer: That is one vector for each token at the input: prompt tuning.",
-                  layer="one-layer: That is one layer's keys and values.",
+                  layer="one-layer: That is one layer's keys and values; every layer has its own.",
                   grouped=f"groups-assumed: That is for {heads} key-value heads, as Llama-3-8B has. Here every query head has "
                           "its own.",
                   methods=("prefix",), steps=(Step("2 p d L", f"2 x {p} x {d} x {layers}", f"{values['prefix']:,}"),)),
@@ -127,7 +127,7 @@ def virtual_tokens() -> Table:
                   f"Llama-2-7B ({shape}) gets prefix tuning with {p} virtual tokens. How many of the trained numbers belong to "
                   "one layer?",
                   "A key and a value for each virtual token.",
-                  prefix="all-layers: That is all layers together.",
+                  prefix="all-layers: That is all layers together, and one was asked for.",
                   prompt="key-for-key-and-value: That is one vector for each token; a prefix has a key and a value.",
                   grouped=f"groups-for-layers: That is all layers of Llama-3-8B, with {heads} key-value heads.",
                   methods=("prefix",), steps=(Step("2 p d", f"2 x {p} x {d}", f"{values['layer']:,}"),)),
@@ -209,7 +209,7 @@ def times() -> Table:
                   f"{given} The rank is raised to 32, lora_alpha stays. {ask}",
                   "r (in + out) is linear in the rank.",
                   same="alpha-fixes-the-size: alpha / r is halved, but A and B are twice as large.",
-                  half="scaling-for-size: That is what becomes of alpha / r.",
+                  half="scaling-for-size: That is what becomes of alpha / r, the factor in front of B A.",
                   dora="rank-is-cheap: Each further rank costs as much as each of the first 16."),
             asked("half",
                   f"{given} Instead only q_proj and v_proj are adapted. {ask}",
@@ -264,7 +264,8 @@ def task_vectors() -> Table:
                   "Its vector alone, as long as the rank: the factors stay as the first task left them.",
                   first_rank="factors-trained-again: If the second task moved the factors, it would change the first one's "
                              "answers.",
-                  next_input="vector-on-the-input: That is with an entry for each input.",
+                  next_input="vector-on-the-input: That is with an entry for each input; here it is the rank's components that "
+                             "are scaled.",
                   first_input="vector-on-the-input-and-factors: That is with the factors, and an entry for each input."),
             asked("first_input",
                   f"{given} the {n_in} inputs before A, as diag(v) A B is printed for row vectors. {ask} the first task "

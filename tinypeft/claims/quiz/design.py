@@ -52,7 +52,8 @@ def ranks_that_fit() -> Table:
             asked("few_16",
                   f"{given} LoRA is on q_proj, k_proj, v_proj and o_proj, {few} numbers for each rank, with {sixteen}. {ask}",
                   "Far above any rank in use: on the attention matrices memory is not what limits it.",
-                  few_32=f"float32-adapter: That is with {each['float32']} bytes a number.",
+                  few_32=f"float32-adapter: That is with {each['float32']} bytes a number, for weights and gradients in "
+                         "float32.",
                   all_16=f"all-linear-for-attention: That is with all linear layers, {every} numbers for each rank.",
                   all_32=f"all-linear-in-float32: That is with all linear layers, and {each['float32']} bytes a number.",
                   steps=step("few", "16")),
@@ -61,14 +62,16 @@ def ranks_that_fit() -> Table:
                   f"{ask}",
                   "peft keeps adapters in float32 by default, and each number then takes 16 bytes with its gradient and "
                   "states.",
-                  few_16=f"bfloat16-adapter: That is with {each['bfloat16']} bytes a number.",
+                  few_16=f"bfloat16-adapter: That is with {each['bfloat16']} bytes a number, for weights and gradients in "
+                         "bfloat16.",
                   all_32=f"all-linear-for-attention: That is with all linear layers, {every} numbers for each rank.",
                   all_16=f"all-linear-in-bfloat16: That is with all linear layers, and {each['bfloat16']} bytes a number.",
                   steps=step("few", "32")),
             asked("all_16",
                   f"{given} LoRA is on all linear layers, {every} numbers for each rank, with {sixteen}. {ask}",
                   "The feed-forward matrices are the wide ones: with them a rank costs more than twice as much.",
-                  all_32=f"float32-adapter: That is with {each['float32']} bytes a number.",
+                  all_32=f"float32-adapter: That is with {each['float32']} bytes a number, for weights and gradients in "
+                         "float32.",
                   few_16=f"attention-for-all-linear: That is with the attention matrices alone, {few} numbers for each rank.",
                   few_32=f"attention-in-float32: That is with the attention matrices alone, and {each['float32']} bytes a "
                          "number.",
@@ -76,7 +79,8 @@ def ranks_that_fit() -> Table:
             asked("all_32",
                   f"{given} LoRA is on all linear layers, {every} numbers for each rank, with {thirty_two}. {ask}",
                   "Both choices cost: where the ranks are, and how their numbers are stored.",
-                  all_16=f"bfloat16-adapter: That is with {each['bfloat16']} bytes a number.",
+                  all_16=f"bfloat16-adapter: That is with {each['bfloat16']} bytes a number, for weights and gradients in "
+                         "bfloat16.",
                   few_32=f"attention-for-all-linear: That is with the attention matrices alone, {few} numbers for each rank.",
                   few_16=f"attention-in-bfloat16: That is with the attention matrices alone, and {each['bfloat16']} bytes a "
                          "number.",
@@ -108,21 +112,24 @@ def cards() -> Table:
                   f"{given} QLoRA with r=16 on all linear layers, on cards of 24 GB. {ask}",
                   f"{said['small']} Four bits do not bring 70B onto one consumer card, as is often said.",
                   roomy="seventy-on-twenty-four: Half a byte for each of 69 billion parameters is more than 24 GB already.",
-                  sixteen="four-bits-forgotten: That is a base in 16 bits.",
-                  full="full-for-adapter: That is full fine-tuning, on larger cards."),
+                  sixteen="four-bits-forgotten: So many hold a base in 16 bits, about four times as large.",
+                  full="full-for-adapter: So many larger cards full fine-tuning takes, with gradients and states for every "
+                       "weight."),
             asked("roomy",
                   f"{given} QLoRA with r=16 on all linear layers, on cards of 48 GB. {ask}",
                   f"{said['roomy']} With little room left: a longer row or a larger rank will not fit.",
                   small="twenty-four-for-forty-eight: That is on cards of half the size.",
                   sixteen="four-bits-forgotten-on-small-cards: That is a base in 16 bits on cards of half the size.",
-                  full="full-for-adapter: That is full fine-tuning."),
+                  full="full-for-adapter: So many larger cards full fine-tuning takes, with gradients and states for every "
+                       "weight."),
             asked("sixteen",
                   f"{given} LoRA with r=16 on all linear layers of a base in bfloat16, on cards of 24 GB. {ask}",
                   f"{said['sixteen']} LoRA saves states and gradients; the frozen base still has to be there.",
                   roomy="adapter-alone-counted: The adapter alone would fit; the frozen base has two bytes for each "
                         "parameter.",
-                  small="four-bits-assumed: That is a base in NF4.",
-                  full="full-for-adapter: That is full fine-tuning, on larger cards.",
+                  small="four-bits-assumed: So many hold a base in NF4; in 16 bits it is about four times as large.",
+                  full="full-for-adapter: So many larger cards full fine-tuning takes, with gradients and states for every "
+                       "weight.",
                   methods=("lora",)),
             asked("full",
                   f"{given} Full fine-tuning in mixed precision with master weights, on cards of 80 GB. {ask}",
@@ -153,16 +160,16 @@ def storage() -> Table:
                   f"{given} All tasks are kept ready beside a base in bfloat16. How much memory do the weights take?",
                   "One base for all, and small adapters: a further task costs next to nothing, and rows of one batch may "
                   "belong to different tasks.",
-                  four_bits="base-in-four-bits: That is with the base in NF4.",
-                  merged="copy-for-each-task: Unmerged adapters share one base.",
+                  four_bits="base-in-four-bits: That is with the base in NF4; here it has two bytes for each parameter.",
+                  merged="copy-for-each-task: That is a base for each task. Unmerged adapters share one.",
                   adapters="base-forgotten: That is the adapters alone; without the base they compute nothing."),
             asked("four_bits",
                   f"{given} All tasks are kept ready beside a base in NF4 with double quantization. How much memory do the "
                   "weights take?",
                   "The base in four bits, shared, and the adapters in 16: they are not quantized.",
-                  apart="base-in-sixteen-bits: That is with the base in bfloat16.",
-                  merged="copy-for-each-task: Unmerged adapters share one base.",
-                  adapters="base-forgotten: That is the adapters alone."),
+                  apart="base-in-sixteen-bits: That is with the base in bfloat16, two bytes for each parameter.",
+                  merged="copy-for-each-task: That is a base for each task. Unmerged adapters share one.",
+                  adapters="base-forgotten: That is the adapters alone; without the base they compute nothing."),
             asked("merged",
                   f"{given} Each adapter is merged into a base in bfloat16, and all of the models are stored. How much space "
                   "do they take?",
@@ -175,8 +182,9 @@ def storage() -> Table:
                   "take?",
                   "The adapters alone: less than a tenth of a single base in four bits.",
                   apart="base-stored-along: That has the base in it, which everyone has.",
-                  four_bits="base-stored-in-four-bits: That has the base in it, in NF4.",
-                  merged="tasks-are-models: That is a whole model for each task."),
+                  four_bits="base-stored-in-four-bits: That has the base in it, in NF4, which everyone can make for "
+                            "themselves.",
+                  merged="tasks-are-models: That is a whole model for each task, as after merging."),
         ])
 
 
@@ -309,13 +317,13 @@ def learning_rates() -> Table:
             asked("A",
                   f"{given}: at which rate is A of a linear layer trained?",
                   "lr is A's. B moves faster, since a change of B from zero has to be large for features to change.",
-                  B="lr-is-of-B: That is the rate of B.",
+                  B="lr-is-of-B: That is the rate of B, which moves loraplus_lr_ratio times as fast.",
                   inverse="ratio-divides: A has lr itself; the ratio multiplies that of B.",
                   embedding="embedding-for-linear: That is the rate of LoRA on an embedding."),
             asked("B",
                   f"{given}: at which rate is B of a linear layer trained?",
-                  "loraplus_lr_ratio times lr.",
-                  A="one-rate: That is the rate of A.",
+                  "loraplus_lr_ratio times lr: B starts at zero, and has farther to go.",
+                  A="one-rate: That is the rate of A, which LoRA+ leaves at lr.",
                   inverse="ratio-divides: The ratio multiplies: B is the faster one.",
                   embedding="embedding-for-linear: That is the rate of LoRA on an embedding."),
             asked("embedding",
@@ -323,13 +331,13 @@ def learning_rates() -> Table:
                   "loraplus_lr_embedding, by default that little, whatever lr is: it is easily overlooked.",
                   A="embedding-like-A: That is the rate of A in linear layers.",
                   B="embedding-like-B: That is the rate of B in linear layers.",
-                  inverse="ratio-for-embeddings: The ratio has no part in it."),
+                  inverse="ratio-for-embeddings: Neither lr nor the ratio has a part in it."),
             asked("inverse",
                   f"B is to be trained at the rate {rate:g}, at loraplus_lr_ratio={ratio}: which lr has to be given to "
                   "create_loraplus_optimizer?",
                   "lr is the rate of A, and B has the ratio times that.",
                   A="lr-is-of-B: Then B would be trained at the ratio times as much.",
                   B="ratio-twice: The ratio would then be applied twice.",
-                  embedding="embedding-default: That is the default for embeddings.",
+                  embedding="embedding-default: That is the default for embeddings, whatever lr is.",
                   steps=(Step("rate of B / ratio", f"{rate:g} / {ratio}", f"{values['inverse']:.3g}"),)),
         ])

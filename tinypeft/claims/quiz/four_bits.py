@@ -75,9 +75,9 @@ def bits() -> Table:
             asked("wide_double",
                   f"Weights are stored in NF4 in blocks of 128, with double quantization. {ask}",
                   "8 bits for 128 weights, and next to nothing for the maxima of the maxima.",
-                  plain="neither-saving: That has 32 bits for 64 weights.",
+                  plain="neither-saving: That has 32 bits for 64 weights: neither the larger blocks nor the smaller maxima.",
                   double="block-size: That is for blocks of 64: 8 / 64 is an eighth of a bit.",
-                  wide="double-quantization-forgotten: That has float32 maxima.",
+                  wide="double-quantization-forgotten: That has float32 maxima; quantized, they take a quarter of that.",
                   steps=(Step("codes, maxima, their maxima", "4 + 8/128 + 32/(128 x 256)", f"{values['wide_double']:.3f}"),)),
         ])
 
@@ -190,7 +190,7 @@ def expanded() -> Table:
                   f"{given} Suppose a program expanded all matrices of one decoder layer to 16 bits before computing with it: "
                   "how much memory would they take?",
                   "All of a layer's weights at two bytes: still little beside the stored weights.",
-                  matrix="largest-matrix: That is the largest of its matrices.",
+                  matrix="largest-matrix: That is the largest of its seven matrices alone.",
                   copy="whole-model-expanded: That is the whole model, all its layers.",
                   stored="stored-for-expanded: That is what the four-bit weights take all the time."),
             asked("copy",
@@ -207,9 +207,9 @@ def expanded() -> Table:
             asked("stored",
                   f"{given} How much memory do the weights take while they wait, embeddings and head included?",
                   "Four bits and constants for the linear layers, 16 bits for embeddings, head and norms.",
-                  matrix="expanded-for-stored: That is one matrix in 16 bits.",
-                  layer="layer-for-model: That is one decoder layer in 16 bits.",
-                  copy="four-bits-in-name: That is the model in 16 bits."),
+                  matrix="expanded-for-stored: That is the largest matrix in 16 bits, while it is multiplied with.",
+                  layer="layer-for-model: That is one of 80 decoder layers, in 16 bits.",
+                  copy="four-bits-in-name: That is the model in 16 bits, as it was before it was quantized."),
         ])
 
 

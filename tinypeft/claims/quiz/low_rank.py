@@ -40,7 +40,7 @@ def degrees() -> Table:
                   set=f"redundancy-left-out: That many directions of change there are. The {r} x {r} that make no difference "
                       "to B A are trained and stored all the same.",
                   span="matrix-for-factors: That is the whole matrix, which LoRA does not train.",
-                  B_only="one-factor: That is B alone; A is trained too.",
+                  B_only="one-factor: That is B alone, as long as A stays frozen. Here A is trained too.",
                   steps=(Step("A and B", f"{r} x ({out} + {n_in})", str(values["stored"])),)),
             asked("set",
                   f"{given}: in how many independent directions can the change B A move, from a point where A and B have full "
@@ -298,8 +298,8 @@ def coordinates() -> Table:
                   f"{given} How many entries has P?",
                   "A row for each weight and a column for each coordinate; so it is never written out, but multiplied with by "
                   "fast transforms.",
-                  trained="square-of-one: That is the number of its columns.",
-                  moved="one-row: That is the number of its rows.",
+                  trained="square-of-one: That is the number of its columns; each has an entry for every weight.",
+                  moved="one-column: That is the number of its rows; each has an entry for every coordinate.",
                   lora="as-lora: That is what LoRA of rank 8 trains; P is a matrix of all weights by all coordinates.",
                   steps=(Step("rows x columns", f"{everything:,} x {d:,}", f"{values['directions']:,}"),)),
             asked("lora",
@@ -308,7 +308,7 @@ def coordinates() -> Table:
                   "r (in + out) for each of the matrices, counted by building it: many times the subspace, whose directions "
                   "are not fitted to the layers.",
                   trained="subspace-size: That is the number of coordinates of the subspace.",
-                  moved="all-weights: LoRA freezes these.",
+                  moved="all-weights: LoRA freezes these, and trains factors beside them.",
                   directions="product-for-sum: LoRA's count grows with in + out of a matrix, not with a product of sizes.",
                   methods=("lora",)),
         ])

@@ -96,22 +96,22 @@ def factor_files() -> Table:
             asked("lora",
                   f"{given} {held['lora']}. {ask}",
                   "Pairs of thin matrices, for queries and for values, and no vectors.",
-                  dora="magnitudes-missing: Its magnitudes would be vectors besides.",
+                  dora="magnitudes-missing: Its magnitudes would be vectors besides, one for each pair.",
                   vera="trained-projections: VeRA trains vectors; its matrices are random and shared.",
                   houlsby="biases-missing: A bottleneck has biases, and both its matrices have the model's width on one side; "
                           "here one has the values'."),
             asked("dora",
                   f"{given} {held['dora']}. {ask}",
                   "LoRA's pairs, and a vector as long as each one's outputs: the magnitudes.",
-                  lora="vectors-unseen: LoRA has no vectors.",
-                  vera="matrices-unseen: VeRA trains no matrices.",
+                  lora="vectors-unseen: LoRA has matrices only; there is a vector beside each pair here.",
+                  vera="matrices-unseen: VeRA trains no matrices: its own are random and frozen.",
                   houlsby="magnitudes-are-biases: A bottleneck's biases are as long as the bottleneck and as the model is "
                           "wide; here one is as long as the values are."),
             asked("vera",
                   f"{given} {held['vera']}. {ask}",
                   "Two vectors for each adapted matrix, one as long as the rank and one as the outputs; the random matrices "
                   "follow from a seed.",
-                  lora="factors-missing: LoRA's factors are matrices.",
+                  lora="factors-missing: LoRA's factors are matrices, and here there are vectors only.",
                   dora="factors-missing-besides: DoRA has LoRA's factors beside its vectors.",
                   houlsby="biases-alone: A bottleneck trains its two matrices, not the biases alone."),
             asked("houlsby",
@@ -151,7 +151,7 @@ def attention() -> Table:
             asked("prefix",
                   f"Figure 2. {ask}",
                   f"{said['prefix']} The prefix adds keys and values that every query sees, but no queries.",
-                  lora="keys-for-tokens: There are more keys than tokens.",
+                  lora="keys-for-tokens: There are more keys than tokens: something has been put in front of them.",
                   prompt="virtual-tokens-ask: Virtual tokens at the input pass through the layer as all tokens do, and would "
                          "have queries too.",
                   draw=lambda: draw("prefix")),
@@ -159,7 +159,7 @@ def attention() -> Table:
                   f"Figure 3. {ask}",
                   f"{said['prompt']} Virtual tokens at the input are tokens like any other from there on: with queries, keys "
                   "and values, and causal among themselves.",
-                  lora="rows-for-tokens: There are more queries than tokens.",
+                  lora="rows-for-tokens: There are more queries than tokens: the sequence itself has grown.",
                   prefix="prefix-asks: A prefix has keys and values but no queries: its tokens ask nothing.",
                   draw=lambda: draw("prompt")),
         ])
@@ -188,7 +188,8 @@ def passes() -> Table:
                   "One forward, and two products of the same size backward in each layer.",
                   lora="weight-gradient-forgotten: The gradient of each weight is a product too.",
                   full_again="step-with-recomputation: That has the forward pass twice, as checkpointing needs.",
-                  inference="backward-is-free: That is the forward pass alone.",
+                  inference="backward-is-free: That is the forward pass alone; the backward pass has two products for each of "
+                            "its own.",
                   steps=(Step("counted", value=f"{values['full']:.2f}"),)),
             asked("lora",
                   "A training step of LoRA with a very small rank on all linear layers is measured, without gradient "
@@ -207,12 +208,13 @@ def passes() -> Table:
                   "What was not kept is computed again: a second forward pass.",
                   full="checkpointing-is-free: Memory is saved by computing the forward pass once more.",
                   lora="checkpointing-saves-work: Checkpointing saves memory, and costs work.",
-                  inference="backward-is-free: That is the forward pass alone.",
+                  inference="backward-is-free: That is the forward pass alone; the backward pass has two products for each of "
+                            "its own.",
                   steps=(Step("counted", value=f"{values['full_again']:.2f}"),)),
             asked("inference",
                   f"The model with a merged LoRA answers a prompt. {ask}",
                   "A merged LoRA is part of the weights: as many multiplications as without it.",
-                  lora="merged-branch-stays: After merging there is no second branch.",
+                  lora="merged-branch-stays: After merging there is no second branch: its product is part of the weight.",
                   full="merged-is-trained: No gradients are computed when a model answers.",
                   full_again="merged-and-recomputed: Nothing is computed again when a model answers."),
         ])
@@ -237,7 +239,7 @@ def overhead() -> Table:
                   "attends to them.",
                   prompt="prefix-passes-through: A prefix is no input: its keys and values are not computed by the layers.",
                   houlsby="prefix-adds-depth: No layer is added; attention has a few more keys.",
-                  lora="prefix-in-the-weights: The matrices are left alone.",
+                  lora="prefix-in-the-weights: The matrices are left alone, and nothing is computed beside them.",
                   methods=("prefix",)),
             asked("prompt",
                   f"Prompt tuning with {p} virtual tokens {ask}",
@@ -246,21 +248,22 @@ def overhead() -> Table:
                   prefix="prompt-has-keys: Only the vectors at the input are stored; each layer has to compute keys and values "
                          "of them.",
                   houlsby="prompt-adds-depth: The depth stays; the sequence is longer.",
-                  lora="prompt-in-the-weights: The matrices are left alone.",
+                  lora="prompt-in-the-weights: The matrices are left alone; they have more inputs to multiply.",
                   methods=("prompt",)),
             asked("houlsby",
                   f"A Houlsby adapter {ask}",
                   "It works on the output of each sub-layer, which has to be there first, and is not linear: it can be neither "
                   "merged nor computed beside.",
-                  prefix="adapter-in-attention: It adds no keys.",
-                  prompt="adapter-adds-tokens: It adds no positions.",
+                  prefix="adapter-in-attention: It adds no keys: attention meets what it met before, changed by adapters "
+                         "below.",
+                  prompt="adapter-adds-tokens: It adds no positions: the sequence is as long as the text.",
                   lora="adapters-run-beside: That would be a parallel adapter, or LoRA: Houlsby's come after the sub-layer.",
                   methods=("houlsby",)),
             asked("lora",
                   f"An unmerged LoRA on all linear layers {ask}",
                   "B (A x) needs nothing but the layer's input x, and is added to W x. Merged, even that is gone.",
                   prefix="lora-in-attention: It changes what keys and values are, not how many.",
-                  prompt="lora-adds-tokens: It adds no positions.",
+                  prompt="lora-adds-tokens: It adds no positions: the sequence is as long as the text.",
                   houlsby="lora-adds-depth: A x and W x start from the same x: no layer has to wait for another.",
                   methods=("lora",)),
         ])
@@ -284,8 +287,8 @@ def forgetting() -> Table:
                   f"{given} The method is LoRA, and the adapter is then switched off. {ask}",
                   "The weights were frozen: without the adapter it is the base, bit for bit.",
                   prompt="drift-remains: With its adapter off it is the base again; nothing has drifted.",
-                  lora="adapter-still-on: That is with the adapter switched on.",
-                  full="weights-overwritten: LoRA overwrites no weights."),
+                  lora="adapter-still-on: So many it needs with the adapter on. Off, nothing of it is computed.",
+                  full="weights-overwritten: LoRA overwrites no weights, so that nothing of it is left once it is off."),
             asked("lora",
                   f"{given} The method is LoRA, and the adapter is active. {ask}",
                   "Frozen weights do not keep the adapted function where it was: it has learned other names, and forgets about "

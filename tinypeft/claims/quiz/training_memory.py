@@ -70,7 +70,7 @@ def base_memory() -> Table:
                   "A byte for each weight of the linear layers, a float32 maximum for each of their rows, and two bytes for "
                   "the rest.",
                   double="eight-bits-for-four: That is NF4 with double quantization, half as much.",
-                  plain="eight-bits-for-four-plain: That is NF4 with float32 maxima.",
+                  plain="eight-bits-for-four-plain: That is NF4 with float32 maxima: half a byte and some for each weight.",
                   codes="nibbles-for-bytes: That is half a byte for each weight: four bits."),
         ])
 
@@ -107,20 +107,22 @@ def full_memory() -> Table:
                   "weights takes them.",
                   adam="master-weights-forgotten: The float32 copy is missing, four bytes a parameter.",
                   sgd_master="adam-without-states: Adam's two running means are missing, eight bytes a parameter.",
-                  sgd="weights-and-gradients: That is weights and gradients alone.",
+                  sgd="weights-and-gradients: That is weights and gradients alone: no running mean, no float32 copy.",
                   steps=step("adam_master", "2 + 2 + 4 + 4 + 4")),
             asked("adam",
                   f"{given} The optimizer is Adam with float32 states; there are no master weights. {ask}",
                   f"{each['adam']} bytes a parameter: both running means in float32 take more than weights and gradients "
                   "together.",
-                  adam_master="master-weights-assumed: That has a float32 copy of the weights besides.",
+                  adam_master="master-weights-assumed: That has a float32 copy of the weights besides, four bytes a parameter "
+                              "more.",
                   sgd_master="one-running-mean: Adam keeps two running means, of the gradient and of its square.",
-                  sgd="weights-and-gradients: That is weights and gradients alone.",
+                  sgd="weights-and-gradients: That is weights and gradients alone: no running mean, no float32 copy.",
                   steps=step("adam", "2 + 2 + 4 + 4")),
             asked("sgd_master",
                   f"{given} The optimizer is SGD without momentum, and float32 master weights are kept. {ask}",
                   f"{each['sgd_master']} bytes a parameter: no states at all, but the float32 copy.",
-                  adam_master="adam-for-sgd: That has Adam's two running means besides.",
+                  adam_master="adam-for-sgd: That has Adam's two running means besides, of which SGD without momentum has "
+                              "none.",
                   adam="states-for-masters: Adam without master weights takes that much; SGD has no states.",
                   sgd="master-weights-forgotten: The float32 copy is missing, four bytes a parameter.",
                   steps=step("sgd_master", "2 + 2 + 4")),
@@ -129,8 +131,8 @@ def full_memory() -> Table:
                   f"{each['sgd']} bytes a parameter, the least that training all of them can take.",
                   adam_master="mixed-precision-adam: That is Adam in mixed precision: 16 bytes a parameter is a habit, not a "
                               "law.",
-                  adam="adam-for-sgd: That has Adam's two running means.",
-                  sgd_master="master-weights-assumed: That has a float32 copy of the weights.",
+                  adam="adam-for-sgd: That has Adam's two running means, of which SGD without momentum has none.",
+                  sgd_master="master-weights-assumed: That has a float32 copy of the weights, four bytes a parameter more.",
                   steps=step("sgd", "2 + 2")),
         ])
 
@@ -154,8 +156,9 @@ def largest_part() -> Table:
                        "linear layers, 8 rows of 2,048 tokens, gradient checkpointing",
                        memory("llama-3-8b", LORA, quantization=NF4, batch=8)),
     }
-    options = {"base_weights": "the base's weights", "activations": "activations kept for the backward pass",
-               "optimizer_states": "states of the optimizer", "logits_and_loss": "logits and what the loss makes of them"}
+    options = {"base_weights": "weights of the base, as they are stored",
+               "activations": "activations kept for the backward pass", "optimizer_states": "states kept by the optimizer",
+               "logits_and_loss": "logits and what the loss makes of them"}
 
     def largest(name: str) -> str:
         return max(runs[name][1].table(), key=lambda row: row[1])[0].replace(" ", "_")
