@@ -80,9 +80,9 @@ def _console() -> Console:
     return Console(width=_width(), highlight=False, markup=False, emoji=False)
 
 
-def _print(text: Text | str, style: str = "", margin: str = "") -> None:
+def _print(text: str, style: str = "", margin: str = "") -> None:
     """A paragraph behind a margin, which its further lines keep free."""
-    lines = textwrap.wrap(str(text), _width(), initial_indent=margin, subsequent_indent=" " * len(margin),
+    lines = textwrap.wrap(text, _width(), initial_indent=margin, subsequent_indent=" " * len(margin),
                           break_long_words=False, break_on_hyphens=False)
     _console().print(Text("\n".join(lines), style))
 

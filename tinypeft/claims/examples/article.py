@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 
-from tinypeft.budget import CATALOG, base_parameters, count_parameters, memory, parse_quantity, parse_size
+from tinypeft.budget import CATALOG, base_parameters, build, count_parameters, memory, parse_quantity, parse_size
 from tinypeft.budget.cards import cards_needed
 from tinypeft.budget.catalog import adapted
 from tinypeft.claims.examples.engine import Steps, example, shaped, show
@@ -123,10 +123,7 @@ def _(steps: Steps) -> str:
 def _(steps: Steps) -> str:
     base = base_parameters("llama-2-7b")
     steps.add("A thousandth of a 7B model", f"0.1% of {base:,}", round(base / 1000), stated="7M")
-    try:
-        llama = count_parameters("llama-2-7b", BitFitConfig()).trainable
-    except ValueError:  # nothing to train
-        llama = 0
+    llama = sum(p.size for path, p in build("llama-2-7b").named_parameters() if path.endswith("bias"))
     steps.add("Biases of Llama-2 7B", "all vectors b (out,) of y = W x + b", llama, stated="7M",
               why="Its linear layers have no biases, and neither have its norms: BitFit has nothing to train, and says so.")
     for name, why in (("opt-6.7b", "It has biases in all layers. But a layer's biases grow with its width, and its weights "
@@ -139,7 +136,7 @@ def _(steps: Steps) -> str:
     steps.add("Biases of GPT-2 small", f"{small.trainable:,} / {small.total:,}", small.fraction, stated="~0.1%",
               note="The figure is one of small models, as those of BitFit's paper.")
     opt = count_parameters("opt-6.7b", BitFitConfig())
-    return (f"Llama-2 7B has {llama} biases. OPT-6.7B has {opt.trainable:,}, {show(opt.fraction, '%')}; "
+    return (f"Llama-2 7B has {llama or 'no'} biases. OPT-6.7B has {opt.trainable:,}, {show(opt.fraction, '%')}; "
             f"{show(small.fraction, '%')} is the share in GPT-2 small.")
 
 
@@ -186,7 +183,8 @@ def _(steps: Steps) -> str:
          ["a-ex2-prefix-1.5m"])
 def _(steps: Steps) -> str:
     prefix = PrefixTuningConfig(num_virtual_tokens=50)
-    shapes = {name: adapted(name, prefix).prompt_encoder["default"].embedding.weight for name in CATALOG if name != "t5-xxl"}
+    decoders = [name for name in CATALOG if name != "t5-xxl"]  # which has an encoder to be prefixed too
+    shapes = {name: adapted(name, prefix).prompt_encoder["default"].embedding.weight for name in decoders}
     nearest = min(shapes, key=lambda name: abs(shapes[name].size - 1.5e6))
     steps.add("Layers x width of keys that 1.5M takes", "1.5M / (50 tokens x 2), for keys and values", 1.5e6 / (2 * 50))
     steps.add(f"The nearest of {len(shapes)} models: {CATALOG[nearest].title}", shaped(prefix=shapes[nearest]),

@@ -73,6 +73,7 @@ def _(steps: Steps) -> str:
         steps.add(text, f"{shaped(A=A, B=B)}: {A.size:,} + {B.size:,}", A.size + B.size,
                   note="" if name == "q_proj" else f"{model.config.num_attention_heads} query heads share "
                                                    f"{model.config.num_key_value_heads} heads of keys and values.")
+    rank = first["q_proj"].factors("default")[0].shape[0]
     in_layer = sum(p.size for layer in first.values() for p in layer.factors("default"))
     depth = len(layers) // len(first)
     trainable, total = model.get_nb_trainable_parameters()
@@ -83,7 +84,7 @@ def _(steps: Steps) -> str:
     base, stated, stated_all = total - trainable, 6_815_744, 8_037_224_448
     steps.add("all params", f"{base:,} of the base + {trainable:,}", total, stated="8,037,224,448", follows=base + stated,
               why=f"Less the printed adapter it leaves {stated_all - stated:,}, {stated_all - stated - base:,} more than the "
-                  f"base has. No rank gives this total: each takes {trainable // A.shape[0]:,}.")
+                  f"base has. No rank gives this total: each takes {trainable // rank:,}.")
     steps.add("trainable%", f"100 x {trainable:,} / {total:,}", 100 * trainable / total, stated="0.0848",
               follows=100 * stated / stated_all)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
