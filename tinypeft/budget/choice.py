@@ -224,4 +224,5 @@ def _nothing_left(plan: Plan, against: dict[str, tuple[str, str]]) -> tuple[str,
         return "fit", (f"nothing fits: {least.method.title} with the smallest size needs {format_bytes(least.needs or 0)}, and "
                        f"{plan.limits.card}")
     rule = next(iter(against.values()))[0] if against else "fit"
-    return rule, "every method is ruled out: " + "; ".join(f"{name}: {why}" for name, (_, why) in against.items())
+    reasons = "; ".join(f"{METHODS[name].title}: {why}" for name, (_, why) in against.items())
+    return rule, f"every method is ruled out: {reasons}"

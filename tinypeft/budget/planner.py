@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.catalog import CATALOG, base_parameters
 from tinypeft.budget.fitting import Fit, Rejection, Search, consider
 from tinypeft.budget.limits import Limits, limits_of
@@ -94,10 +95,18 @@ def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | No
     found = [consider(search, method, tasks) for method in chosen]
     fits = tuple(one for one in found if isinstance(one, Fit))
     rejected = tuple(one for one in found if isinstance(one, Rejection))
-    conditions = {**next(iter(search.found.values()), base).conditions, "prepared": limits.prepared}
     return Plan(model if isinstance(model, str) else type(model).__name__, _parameters(search.model), limits, tasks, fits,
-                rejected, conditions, None if fits else _minimum(search, rejected),
+                rejected, _conditions(search, base), None if fits else _minimum(search, rejected),
                 None if fits else _largest_fitting(gpu, chosen, options))
+
+
+def _conditions(search: Search, base: Breakdown) -> dict[str, Any]:
+    """What holds for all that was computed; of what only some methods have (an adapter, a quantized base), what holds there."""
+    found: dict[str, Any] = {}
+    for breakdown in (*search.found.values(), base):
+        found = dict(breakdown.conditions) | found
+    margin = found.pop("margin")
+    return found | {"prepared": search.limits.prepared, "margin": margin}
 
 
 def _largest_fitting(gpu: str | float, methods: list[Method], options: dict[str, Any]) -> str | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.catalog import Counts
-from tinypeft.budget.memory import adapter_bytes, memory, merge_memory
-from tinypeft.budget.weights import bare_model, dtype_bytes
+from tinypeft.budget.memory import memory, merge_memory
+from tinypeft.budget.weights import adapter_parameters, bare_model, dtype_bytes, weight_bytes
 from tinypeft.nn import CausalLM, Conv1D, Linear
 from tinypeft.peft import PeftConfig, PeftModel, get_peft_model
 from tinypeft.peft.adalora import AdaLoraLayer
@@ -112,21 +112,21 @@ def serving(model: str | CausalLM, method: PeftConfig | None, *, tasks: int = 1,
     (10485760, 10485760, False)
     """
     base = bare_model(model)
-    merged = float(memory(base, training=False, tokens=1, dtype=dtype).parts["base weights"])
+    size, merged = dtype_bytes(dtype), float(weight_bytes(base, dtype_bytes(dtype)))
     flops = 2.0 * sum(module.weight.size for module in base.modules() if isinstance(module, Linear | Conv1D))
     if method is None:
-        size = sum(parameter.size for parameter in base.parameters())
-        return Serving(Counts(size, size), tasks, merged, 0.0, True, Work(), flops, 0, 0.0, 0.0, merged, merged)
-    size = dtype_bytes(dtype)
+        count = sum(parameter.size for parameter in base.parameters())
+        return Serving(Counts(count, count), tasks, merged, 0.0, True, Work(), flops, 0, 0.0, 0.0, merged, merged)
     adapted = get_peft_model(bare_model(model), method)
     work = sum((_work(layer, "default") for layer in adapted.layers()), Work())
     p, c = adapted.num_virtual_tokens, base.config
     work.token += 4 * p * c.num_attention_heads * c.head_dim * c.num_hidden_layers
-    shared = _shared_numbers(adapted) * dtype_bytes(adapter_dtype)
+    stored, shared = (count * dtype_bytes(adapter_dtype, "adapter_dtype") for count in (
+        sum(parameter.size for parameter in adapter_parameters(adapted)), _shared_numbers(adapted)))
     can = mergeable(adapted)
     return Serving(
-        Counts(*adapted.get_nb_trainable_parameters()), tasks, adapter_bytes(base, method, adapter_dtype) - shared, shared, can,
-        work, flops, p, 2 * p * c.num_key_value_heads * c.head_dim * c.num_hidden_layers * size,
+        Counts(*adapted.get_nb_trainable_parameters()), tasks, stored - shared, shared, can, work, flops, p,
+        2 * p * c.num_key_value_heads * c.head_dim * c.num_hidden_layers * size,
         p * flops if isinstance(method, PromptTuningConfig) else 0.0, merged,
         merge_memory(base, method, dtype=dtype, adapter_dtype=adapter_dtype).total if can else 0.0)
 

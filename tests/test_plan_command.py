@@ -1,0 +1,160 @@
+"""`tinypeft plan`: what it prints is what the planner found, fits the terminal, and bad input is a sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from tinypeft.budget.planner import plan
+from tinypeft.budget.units import format_bytes
+from tinypeft.cli import app
+from tinypeft.commands import plan_report
+from tinypeft.commands.plan import run_plan
+
+SMALL = {"model": "tinypeft/surnames", "tokens": 16, "tasks": 20}
+FEW = "lora,qlora,pfeiffer,prefix,full"
+
+
+def printed(capsys, **options):
+    run_plan(**{"gpu": "100MB", **SMALL, "method": FEW, **options})
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("options", [{}, {"gpu": "400kB"}, {"model": None, "tasks": 1}, {"latency_critical": True}])
+def test_every_line_fits_the_terminal(capsys, monkeypatch, columns, options):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = printed(capsys, **options).splitlines()
+    assert lines
+    assert max(map(len, lines)) <= columns
+
+
+def test_what_is_printed_is_what_was_found(capsys):
+    text = printed(capsys)
+    found = plan("tinypeft/surnames", "100MB", tokens=16, tasks=20, methods=FEW.split(","))
+    for fit in found.fits:
+        for value in (fit.method.title, f"{fit.serving.counts.trainable:,}", format_bytes(fit.card_bytes),
+                      format_bytes(fit.serving.task_bytes), format_bytes(fit.serving.all_bytes), f"{fit.largest or '':}"):
+            assert str(value) in text, value
+    for condition in ("engine torch", "batch 1", "tokens 16", "margin 5%", "optimizer adamw", "checkpointing on"):
+        assert condition in " ".join(text.split())
+
+
+def test_rejections_name_their_number_and_cards(capsys):
+    text = " ".join(printed(capsys, gpu="400kB").split())
+    assert "What it would take".upper() in text
+    assert "The least is" in text
+    assert "Plain data parallelism" in text
+    assert "the card has 400 kB" in text
+
+
+def test_the_choice_and_how_to_switch(capsys):
+    text = " ".join(printed(capsys).split())
+    assert "LoRA, r=16: nothing speaks against LoRA" in text
+    assert "Switching, not merged: load" in text
+    assert "20 x" in text
+    quantized = " ".join(printed(capsys, method="qlora").split())
+    assert "A base in NF4 would be rounded again" in quantized
+    shared = " ".join(printed(capsys, method="ulora").split())
+    assert "are shared by all tasks" in shared
+    full = " ".join(printed(capsys, method="full", tasks=1).split())
+    assert "Switching loads the whole model" in full
+    none = " ".join(printed(capsys, method="full").split())
+    assert "Nothing: every method is ruled out: full fine-tuning: to switch is to load a whole model" in none
+
+
+def test_markdown(capsys):
+    text = printed(capsys, output_format="markdown", trainable_max="200K", latency_critical=True, quantization="nf4")
+    assert "| method | size | at most | trained | share | memory |" in text
+    assert "## What does not" in text
+    assert "At most 200,000 parameters may be trained." in text
+    assert "Latency is critical" in text
+    assert "The base of every adapter is stored in NF4." in text
+
+
+def test_json_has_every_number(capsys):
+    found = json.loads(printed(capsys, output_format="json"))
+    assert found["gpu_bytes"] == 1e8
+    assert found["choice"]["method"] == "lora"
+    lora = found["fits"][1]
+    assert lora["method"] == "lora"
+    assert {"trainable", "largest", "limit", "memory", "serving", "card_bytes", "config"} <= lora.keys()
+    assert lora["serving"]["work"]["token"] == 2 * lora["trainable"]
+    assert found["conditions"]["tokens"] == 16
+
+
+def test_json_without_a_model(capsys):
+    run_plan(model=None, gpu="24GB", method="qlora", output_format="json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["largest_models"][0]["model"] == "llama-2-13b"
+    assert found["largest_models"][0]["conditions"]["tokens"] == 2048
+
+
+def test_needs_change_the_choice(capsys):
+    options = {"gpu": "100MB", **SMALL, "method": "full,lora,ia3", "output_format": "json"}
+    assert run_plan(**options)["choice"]["method"] == "lora"
+    assert run_plan(**options, examples=50)["choice"]["method"] == "ia3"
+    assert run_plan(**options | {"tasks": 1}, examples=500_000)["choice"]["method"] == "full"
+    assert run_plan(**options | {"tasks": 1}, examples=500_000, keep_base=True)["choice"]["rule"] == "keep-base"
+    assert run_plan(**options, storage="200kB")["choice"]["rule"] == "storage"
+
+
+def test_a_picture_is_drawn(tmp_path, capsys):
+    run_plan(gpu="100MB", **SMALL, method="lora,qlora", gpus=2, plot=tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="nothing fits, so there is nothing to draw"):
+        run_plan(gpu="400kB", **SMALL, method="lora", plot=tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"gpu": "24"}, "the card's memory '24' has no unit"),
+    ({"gpu": "24 gigs"}, "unknown unit 'gigs'"),
+    ({"model": "gtp2"}, "near: gpt2"),
+    ({"method": "lorra"}, "unknown method 'lorra'"),
+    ({"method": ","}, "no method is named"),
+    ({"margin": "5 GB"}, "--margin '5 GB'"),
+    ({"margin": "5"}, "--margin '5'"),
+    ({"storage": "lots"}, "--storage 'lots'"),
+    ({"output_format": "yaml"}, "unknown format 'yaml'"),
+    ({"tasks": 0}, "tasks=0"),
+    ({"switching": "often"}, "switching 'often'"),
+    ({"model": None, "plot": "x.png"}, "--plot draws the methods that fit a model"),
+    ({"target_modules": "all_linear"}, "did you mean"),
+])
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        run_plan(**{"gpu": "100MB", **SMALL, "method": "lora", **options})
+
+
+def test_the_menu_passes_everything_on(capsys):
+    result = CliRunner().invoke(app, [
+        "plan", "--model", "tinypeft/surnames", "--gpu", "100MB", "--tasks", "3", "--tokens", "16", "--method", "lora",
+        "--rank", "4", "--trainable-max", "50%", "--batch", "2", "--optimizer", "sgd", "--adapter-dtype", "bfloat16",
+        "--no-checkpointing", "--attention", "eager", "--margin", "10%", "--gpus", "2", "--format", "json"])
+    found = json.loads(result.output)
+    assert found["fits"][0]["size"] == 4
+    assert found["fits"][0]["config"]["r"] == 4
+    conditions = found["conditions"]
+    assert (conditions["batch"], conditions["optimizer"], conditions["checkpointing"], conditions["attention"],
+            conditions["adapter dtype"], conditions["margin"]) == (2, "sgd", False, "eager", "bfloat16", "10%")
+    assert found["gpus"] == 2
+    assert found["fits"][0]["memory"]["parts"]["optimizer states"] == 0
+
+
+def test_an_error_is_a_sentence():
+    run = subprocess.run([sys.executable, "-m", "tinypeft.cli", "plan", "--model", "gpt2", "--gpu", "24"], capture_output=True,
+                         text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("tinypeft: the card's memory '24' has no unit: write a number and a unit")
+    assert "Traceback" not in run.stderr
+
+
+def test_the_width_of_text_has_an_upper_limit(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert plan_report._width() == plan_report.WIDTH
