@@ -1,4 +1,4 @@
-"""What a small model does, measured: work and depth as the tape sees them, what a step changes, and what is forgotten.
+"""What a small model does, measured: work and depth as the tape sees them, what a step changes, reaches, and forgets.
 
     multiplications(lambda: model(ids))        in all matrix products, forward, and backward where there is one
 """
@@ -14,13 +14,15 @@ import numpy as np
 
 from tinypeft.autograd import no_grad
 from tinypeft.autograd.tensor import Node, observe
-from tinypeft.claims.small_models import token_ids
+from tinypeft.claims.settings import LINEAR, lora
+from tinypeft.claims.small_models import as_if_trained, small_gpt2, small_llama, token_ids
 from tinypeft.models import AutoModelForCausalLM, AutoTokenizer
 from tinypeft.nn import CausalLM
-from tinypeft.peft import LoraConfig, PeftModel, get_peft_model
+from tinypeft.peft import BitFitConfig, PeftModel, best_low_rank, get_peft_model
 from tinypeft.training import SGD, TrainingArguments, encode_rows, evaluate, train
 
 Model = CausalLM | PeftModel
+QUERY = "model.layers.0.self_attn.q_proj"  # a square layer of a small Llama, 32 x 32
 
 
 def relative(difference: Any, to: Any) -> float:
@@ -31,6 +33,11 @@ def relative(difference: Any, to: Any) -> float:
 def rank(matrix: Any) -> int:
     """How many singular values are more than rounding."""
     return int(np.linalg.matrix_rank(matrix))
+
+
+def nearest(readings: dict[str, int], to: float, keep: int = 4) -> dict[str, int]:
+    """The readings that come nearest to a number; if none of these rounds to it, none does."""
+    return dict(sorted(readings.items(), key=lambda reading: abs(reading[1] - to))[:keep])
 
 
 # ---- work -----------------------------------------------------------------------------------------------------------
@@ -111,6 +118,35 @@ def changes_in_a_step(adapted: PeftModel) -> dict[str, np.ndarray]:
     return {name: parameter.data - before[name] for name, parameter in adapted.named_parameters()}
 
 
+# ---- what can be reached ----------------------------------------------------------------------------------------------
+
+def out_of_reach_of_lora(r: int = 2) -> float:
+    """The share of the sum of two updates of rank r that no update of rank r can make."""
+    adapted = get_peft_model(small_llama(), lora(r, ["q_proj"]))
+    adapted.add_adapter("other", lora(r, ["q_proj"]))
+    adapted.set_adapter(["default", "other"])
+    layer: Any = as_if_trained(adapted).get_base_model().get_submodule(QUERY)
+    return best_low_rank(layer.delta_weight("default") + layer.delta_weight("other"), r)[2]
+
+
+def out_of_reach_of_bitfit() -> float:
+    """The share of a step's change that is not in the biases."""
+    changes = changes_in_a_step(get_peft_model(small_gpt2(), BitFitConfig()))
+    biases = {name: change for name, change in changes.items() if name.endswith("bias")}
+    others = [change.ravel() for name, change in changes.items() if name not in biases]
+    return relative(np.concatenate(others), np.concatenate([change.ravel() for change in biases.values()]))
+
+
+def degrees_of_freedom(r: int) -> tuple[int, int]:
+    """In how many directions B A can move at a point, for a layer of 32 x 32; and how many numbers A and B have."""
+    layer: Any = as_if_trained(get_peft_model(small_llama(), lora(r, ["q_proj"]))).get_base_model().get_submodule(QUERY)
+    A, B = (factor.data for factor in layer.factors("default"))
+    by_B, by_A = np.kron(np.eye(len(B)), A.T), np.kron(B, np.eye(A.shape[1]))  # the derivatives of B A, as matrices
+    return rank(np.hstack([by_B, by_A])), A.size + B.size
+
+
+# ---- what is forgotten ------------------------------------------------------------------------------------------------
+
 @dataclass(frozen=True)
 class Adaptation:
     """The bundled model of surnames, adapted to surnames spelled backwards: something that it knows nothing of.
@@ -145,7 +181,7 @@ def adapted_surnames(r: int | None) -> Adaptation:
     def loss(rows: Any) -> float:
         return evaluate(trained, rows, pad_token_id=pad, batch_size=64)
 
-    trained = model if r is None else get_peft_model(model, LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear"))
+    trained = model if r is None else get_peft_model(model, lora(r, LINEAR, lora_alpha=2 * r))
     first = loss(old), loss(new)
     settings = TrainingArguments(max_steps=20, learning_rate=2e-3 if r is None else 1e-2, per_device_train_batch_size=16,
                                  lr_scheduler_type="constant", disable_tqdm=True)

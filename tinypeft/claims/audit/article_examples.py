@@ -11,17 +11,24 @@ from tinypeft.budget import CATALOG, base_parameters, count_parameters, parse_qu
 from tinypeft.claims.claim import Range, claim, editorial
 from tinypeft.claims.experiments import all_choices, by_module
 from tinypeft.claims.judge import Computed, Verdict, computed, searched, under
-from tinypeft.claims.measures import adapted_surnames, changes_in_a_step, rank, relative, training_work
+from tinypeft.claims.measures import (
+    QUERY,
+    adapted_surnames,
+    degrees_of_freedom,
+    nearest,
+    out_of_reach_of_bitfit,
+    out_of_reach_of_lora,
+    relative,
+    training_work,
+)
 from tinypeft.claims.settings import LINEAR, lora
-from tinypeft.claims.small_models import WIDTH, as_if_trained, small_gpt2, small_llama
+from tinypeft.claims.small_models import WIDTH, small_llama
 from tinypeft.nn import generator
 from tinypeft.peft import (
-    BitFitConfig,
     BottleneckConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
     SubspaceConfig,
-    best_low_rank,
     get_peft_model,
 )
 
@@ -29,29 +36,6 @@ INTUITION = "Mathematical Intuition Behind PEFT"
 MEDICAL = "Example 1: Medical Domain Adaptation"
 LEGAL = "Example 2: Legal Document Analysis"
 MULTILINGUAL = "Example 3: Multilingual Adaptation"
-QUERY = "model.layers.0.self_attn.q_proj"
-
-
-def nearest(readings: dict[str, int], to: float, keep: int = 4) -> dict[str, int]:
-    """The readings that come nearest to a number, by ratio; if none of these is it, none is."""
-    return dict(sorted(readings.items(), key=lambda reading: abs(np.log(reading[1] / to)))[:keep])
-
-
-def out_of_reach_of_lora(r: int = 2) -> float:
-    """The share of the sum of two updates of rank r that no update of rank r can make."""
-    adapted = get_peft_model(small_llama(), lora(r, ["q_proj"]))
-    adapted.add_adapter("other", lora(r, ["q_proj"]))
-    adapted.set_adapter(["default", "other"])
-    layer: Any = as_if_trained(adapted).get_base_model().get_submodule(QUERY)
-    return best_low_rank(layer.delta_weight("default") + layer.delta_weight("other"), r)[2]
-
-
-def out_of_reach_of_bitfit() -> float:
-    """The share of a step's change that is not in the biases."""
-    changes = changes_in_a_step(get_peft_model(small_gpt2(), BitFitConfig()))
-    biases = {name: change for name, change in changes.items() if name.endswith("bias")}
-    others = [change.ravel() for name, change in changes.items() if name not in biases]
-    return relative(np.concatenate(others), np.concatenate([change.ravel() for change in biases.values()]))
 
 
 def out_of_reach_of_subspace() -> float:
@@ -65,14 +49,6 @@ def out_of_reach_of_subspace() -> float:
         return layer(x).data - layer.base_layer(x).data
 
     return relative(update(z1) + update(z2) - update(z1 + z2), update(z1 + z2))
-
-
-def degrees_of_freedom(r: int) -> tuple[int, int]:
-    """In how many directions B A can move at a point, for a layer of 32 x 32; and how many numbers A and B have."""
-    layer: Any = as_if_trained(get_peft_model(small_llama(), lora(r, ["q_proj"]))).get_base_model().get_submodule(QUERY)
-    A, B = (factor.data for factor in layer.factors("default"))
-    by_B, by_A = np.kron(np.eye(len(B)), A.T), np.kron(B, np.eye(A.shape[1]))  # the derivatives of B A, as matrices
-    return rank(np.hstack([by_B, by_A])), A.size + B.size
 
 
 # ---- mathematical intuition -------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import numpy as np
 
 from tinypeft.budget import base_parameters, format_bytes, memory, parse_quantity
 from tinypeft.budget.weights import dtype_bytes
-from tinypeft.claims.audit.article_examples import QUERY, nearest
 from tinypeft.claims.claim import Range, claim, editorial
 from tinypeft.claims.experiments import (
     all_choices,
@@ -24,7 +23,7 @@ from tinypeft.claims.experiments import (
     training,
 )
 from tinypeft.claims.judge import Computed, Verdict, computed, searched, under
-from tinypeft.claims.measures import relative
+from tinypeft.claims.measures import QUERY, nearest, relative
 from tinypeft.claims.settings import NF4, lora
 from tinypeft.claims.small_models import as_if_trained, largest, small_llama
 from tinypeft.peft import ULoraConfig, best_low_rank, get_peft_model

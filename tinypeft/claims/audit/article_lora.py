@@ -14,7 +14,7 @@ from tinypeft.autograd import Tensor
 from tinypeft.budget import base_parameters, build, count_parameters, format_bytes
 from tinypeft.claims.claim import Range, claim
 from tinypeft.claims.judge import Computed, computed, under
-from tinypeft.claims.measures import adapted_surnames, relative
+from tinypeft.claims.measures import QUERY, adapted_surnames, relative
 from tinypeft.claims.settings import LINEAR, lora
 from tinypeft.claims.small_models import WIDTH, as_if_trained, largest, small_llama
 from tinypeft.nn import LlamaConfig, LlamaForCausalLM, generator
@@ -30,7 +30,7 @@ THOUSAND = "1. LoRA, example of a 1000×1000 matrix"
 def trained_query(r: int, alpha: float) -> Any:
     """A square layer (d = k = 32) with LoRA in it, both factors full of numbers."""
     adapted = as_if_trained(get_peft_model(small_llama(), lora(r, ["q_proj"], lora_alpha=alpha)))
-    return adapted.get_base_model().get_submodule("model.layers.0.self_attn.q_proj")
+    return adapted.get_base_model().get_submodule(QUERY)
 
 
 def rows() -> np.ndarray:
@@ -51,7 +51,7 @@ def thousand() -> Any:
 
 
 def thousand_layer() -> Any:
-    return thousand().get_base_model().get_submodule("model.layers.0.self_attn.q_proj")
+    return thousand().get_base_model().get_submodule(QUERY)
 
 
 @claim("a-gpt3-size", CHALLENGE, "parameter-count", "GPT-3 has 175 billion parameters", stated="175B",

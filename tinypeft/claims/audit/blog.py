@@ -10,11 +10,18 @@ import numpy as np
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.budget import adapted, base_parameters, count_parameters, format_bytes, memory
 from tinypeft.claims.audit.article_adapters import adapter_layer
-from tinypeft.claims.audit.article_examples import degrees_of_freedom, out_of_reach_of_bitfit, out_of_reach_of_lora
 from tinypeft.claims.claim import Range, claim
 from tinypeft.claims.experiments import first_layer, inputs, toy_llama, toy_lora
 from tinypeft.claims.judge import Computed, computed, under
-from tinypeft.claims.measures import depth, forward_work, rank, relative
+from tinypeft.claims.measures import (
+    degrees_of_freedom,
+    depth,
+    forward_work,
+    out_of_reach_of_bitfit,
+    out_of_reach_of_lora,
+    rank,
+    relative,
+)
 from tinypeft.claims.settings import LINEAR, QKVO, lora
 from tinypeft.claims.small_models import as_if_trained, base_values, largest, logits, small_gpt2, small_llama, token_ids
 from tinypeft.nn import CausalLM, generator
