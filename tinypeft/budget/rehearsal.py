@@ -16,7 +16,7 @@ from tinypeft.budget.phantom import Ledger, Phantom
 from tinypeft.budget.weights import parameter_bytes
 from tinypeft.nn import CausalLM
 from tinypeft.nn.attention import KeyValueCache
-from tinypeft.peft import PeftModel
+from tinypeft.peft import PeftModel, SubspaceConfig
 from tinypeft.quant.linear import Params4bit, QuantizedLinear, QuantizedParameter
 from tinypeft.training.optimizers import SGD, AdamW, Optimizer, clip_grad_norm_
 
@@ -139,6 +139,18 @@ def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype, 
         for name, value in vars(config).items():
             if isinstance(value, np.ndarray):
                 setattr(config, name, ledger.array(value.shape, adapter))
+        if isinstance(config, SubspaceConfig):
+            _draw_subspace(config, model, ledger, adapter)
+
+
+def _draw_subspace(config: Any, model: Any, ledger: Ledger, dtype: np.dtype) -> None:
+    """What a subspace draws for each of the weights and keeps: two arrays of numbers and two of places."""
+    width = 1 << (config.dimension - 1).bit_length()
+    sizes = {name.replace(".base_layer", "").removeprefix("base_model.model."): p.size for name, p in model.named_parameters()}
+    for name in set(config.names.values()):
+        shape = -(-sizes[name] // width), width
+        signs, shuffle, back, gauss = (ledger.array(shape, kind) for kind in (dtype, np.int64, np.int64, dtype))
+        config.draws[name] = signs, shuffle, back, gauss
 
 
 class _Codes(Params4bit):

@@ -223,10 +223,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layer: int, call: Call, drop: Dropou
     if call.cache is not None:
         k, v = ops.scale(k), ops.scale(v)  # the cache holds copies
         call.cache.extend([k, v])
-    if not call.eager:
-        return ops.flash_attention(q, k, v).reshape(B, T, h * d)
-    if k.shape[2] != h:
+    grouped = k.shape[2] != h
+    eager = call.eager or (grouped and q.dtype.itemsize > 2)  # for which there is no fused kernel on a GPU
+    if grouped and (eager or call.prefix is not None):
         k, v = (ops.repeat_heads(x, times=h // x.shape[2]) for x in (k, v))
+    if not eager:
+        # A prefix comes with a mask, of each row for itself.
+        mask = None if call.prefix is None else q.data._new((B, T, k.shape[1]))
+        return ops.fused_attention(q, k, v, mask=mask).reshape(B, T, h * d)
     raised = ops.scale(ops.scale(ops.scores(q, k)))  # times 1 / sqrt(d), plus the mask
     weights = to(ops.softmax(raised, dtype=SINGLE if wide else q.dtype), q.dtype)
     del raised

@@ -175,18 +175,20 @@ def repeat_heads(x: Array, *, times: int) -> Value:
 
 
 @op
-def flash_attention(q: Array, k: Array, v: Array, *, needs: tuple[bool, ...]) -> Value:
+def fused_attention(q: Array, k: Array, v: Array, *, mask: Array | None = None, needs: tuple[bool, ...]) -> Value:
     """scaled_dot_product_attention: q, k, v, the output and a number for each row are kept, no scores. (B, T, h, d) each.
+
+    A mask (B, T, S), where there is one, is kept too: the kernel copies it to rows of its own length.
 
     In the backward pass dq is summed up in float32, and where queries share key heads dk and dv have all heads at first.
     """
     B, T, h, d = q.shape
     out = q._new((B, T, h, d))
     rows = q._new((B, h, T), SINGLE)
-    kept: Any = (q, k, v, out, rows) if any(needs) else None
+    kept: Any = (q, k, v, out, rows, mask) if any(needs) else None
 
     def vjp(g: Array, needs: tuple[bool, ...]) -> tuple[Any, ...]:
-        q, k, v, _, rows = kept
+        q, k, v, _, rows, _ = kept
         sums = [rows.copy(), q.astype(SINGLE)]
         dq = q.copy()
         whole = [q._new((B, k.shape[1], h, d)) for _ in range(2)] if k.shape[2] != h else []
