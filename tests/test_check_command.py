@@ -1,0 +1,132 @@
+"""`tinypeft check`: filters, forms of output, one claim in full, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tinypeft.claims import claim as claims_room
+from tinypeft.claims.audit import CLAIMS
+from tinypeft.claims.claim import Claim, check
+from tinypeft.claims.judge import Computed, Verdict, computed
+from tinypeft.claims.record import recorded
+from tinypeft.commands import check as command
+from tinypeft.commands.check import run_check
+from tinypeft.commands.check_report import html_page, markdown, verdict_label
+
+PRINTED = ["b-print-trainable", "b-print-all", "b-print-pct"]
+
+
+def test_filters(capsys):
+    assert [found.claim.id for found in run_check(kind="code-output")] == PRINTED
+    assert run_check(kind="code-output", verdict="confirmed") == []
+    assert {found.claim.id[0] for found in run_check(kind="quiz", source="003")} == {"d"}
+    assert run_check(kind="quiz", source="b") == []
+    for source in ("001", "b", "001_a5cfad807afcb91f.txt"):
+        assert [found.claim.id for found in run_check(kind="code-output", source=source)] == PRINTED
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"ids": ["b-print-trainible"]}, "unknown claim 'b-print-trainible'; near: b-print-trainable.*There are 233"),
+    ({"verdict": "wrong"}, "unknown verdict 'wrong'.*There are: confirmed, confirmed-rounded, corrected"),
+    ({"kind": "memry"}, "unknown kind 'memry'; near: memory"),
+    ({"source": "004"}, r"unknown source '004'; there are: 000 \(Understanding PEFT"),
+    ({"source": "0"}, "unknown source '0'"),
+    ({"output_format": "pdf"}, "unknown format 'pdf'; there are: table, markdown, json, html"),
+])
+def test_what_is_not_there_is_an_error_before_anything_is_computed(options, message, monkeypatch):
+    monkeypatch.setattr(command, "check", lambda entry: pytest.fail("computed"))
+    with pytest.raises(ValueError, match=message):
+        run_check(**options)
+
+
+def test_one_claim_in_full(capsys):
+    run_check(["b-print-trainable"])
+    printed = capsys.readouterr().out
+    for text in ("6,815,744", "13,631,488", "corrected", "001_a5cfad807afcb91f.txt", "code-output",
+                 'count_parameters("llama-3-8b", lora(16))', "trainable params: 13,631,488"):
+        assert text in printed
+    assert "{" not in printed.partition("how ")[0]
+
+
+def test_json_has_everything_of_every_claim_asked_for(capsys):
+    run_check(kind="code-output", output_format="json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["id"] for row in rows] == PRINTED
+    assert {"id", "source", "place", "kind", "claim", "stated", "computed", "verdict", "why", "correct", "how", "basis",
+            "fresh"} == set(rows[0])
+    assert rows[0] | {"computed": "13,631,488", "verdict": "corrected", "fresh": True, "basis": "computed"} == rows[0]
+
+
+def test_the_table_counts_verdicts_and_tells_computed_from_editorial(capsys):
+    run_check(source="003", kind="quiz")
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "7 claims: computed 0, editorial 7 (in brackets: no computation decides)." in printed
+    assert "(meaningless)" in printed
+    assert re.search(r"meaningless │ 0 │ 0 │ 0 │ 7 │ 7", printed)
+
+
+def test_files_are_written_whole(tmp_path, capsys):
+    for name, output_format in (("c.md", "markdown"), ("c.json", "json"), ("c.html", "html"), ("t.md", "table")):
+        run_check(kind="code-output", output_format=output_format, out=tmp_path / name)
+        assert "3 claims written to" in capsys.readouterr().out
+    assert (tmp_path / "c.md").read_text() == (tmp_path / "t.md").read_text()  # a table in a file is Markdown
+    assert len(json.loads((tmp_path / "c.json").read_text())) == 3
+    page = (tmp_path / "c.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert all(f'<tr id="{id}">' in page for id in PRINTED)
+
+
+def test_text_is_escaped_in_tables_and_pages():
+    entry = Claim("d-odd", "here", "formula", "a|b <i>", "1", 1, lambda: computed(2), "x < y", "3")
+    result = check(entry)
+    assert "a\\|b <i>" in markdown([result])
+    assert "a|b &lt;i&gt;" in html_page([result])
+    assert "x &lt; y" in html_page([result])
+
+
+# ---- what is slow -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def slow_claim(monkeypatch):
+    """The first claim, made slow, with a record."""
+    runs = []
+
+    def compute() -> Computed:
+        runs.append(1)
+        return computed(41)
+
+    entry = Claim("d-slow", "here", "formula", "it is 42", "42", 42, compute, "why", "41", slow=True)
+    monkeypatch.setitem(CLAIMS, "d-slow", entry)
+    monkeypatch.setattr(command, "read_record", lambda: {
+        "d-slow": {"computed": "41", "verdict": "corrected", "why": "as found", "correct": "41"}})
+    monkeypatch.setattr(command, "CLAIMS", {"d-slow": entry})
+    return runs
+
+
+def test_slow_claims_are_shown_as_recorded_unless_asked_for(slow_claim, capsys):
+    [result] = run_check()
+    assert (slow_claim, result.fresh, result.why, verdict_label(result)) == ([], False, "as found", "corrected*")
+    assert "Of the computed, 1 are shown as recorded (*): --slow computes them again." in re.sub(
+        r"\s+", " ", capsys.readouterr().out)
+    [result] = run_check(slow=True)
+    assert (slow_claim, result.fresh, result.verdict) == ([1], True, Verdict.CORRECTED)
+    [result] = run_check(["d-slow"])  # asked for by name
+    assert result.fresh
+
+
+def test_a_slow_claim_without_a_record_is_an_error(slow_claim):
+    with pytest.raises(KeyError, match="d-slow"):
+        recorded(CLAIMS["d-slow"], {})
+
+
+def test_entries_are_checked_when_they_are_made():
+    with pytest.raises(AssertionError, match="b-print-all is entered twice"):
+        claims_room.claim("b-print-all", "", "code-output", "", stated="1")(lambda: computed(1))
+    with pytest.raises(AssertionError, match="unknown kind 'rumour'"):
+        claims_room.claim("b-new", "", "rumour", "", stated="1")(lambda: computed(1))
+    with pytest.raises(ValueError, match="is not a number"):
+        claims_room.claim("b-new", "", "formula", "", stated="as stated")
