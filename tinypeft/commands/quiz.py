@@ -80,8 +80,8 @@ def print_families(topic: str | None) -> None:
         if found := [family for family in families if family.objective == objective]:
             say(f"{objective}. {title}")
             for family in found:
-                tags = dict.fromkeys((family.topic, *family.methods))
+                tags = dict.fromkeys((family.topic, *family.methods, *family.also))
                 say(f"  {family.name} ({', '.join(tags)}): {family.about}")
             print()
-    say(f"{len(families)} of {len(FAMILIES)} families of questions. `tinypeft quiz NAME` takes a family, one of the words beside "
-        "it, or the number of an objective.")
+    say(f"{len(families)} of {len(FAMILIES)} families of questions. `tinypeft quiz NAME` takes a family, one of the words "
+        "beside it, or the number of an objective.")

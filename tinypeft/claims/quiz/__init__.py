@@ -41,7 +41,7 @@ def find_families(topic: str | None) -> list[Family]:
         ValueError: none of these; near names are listed.
     """
     def names(family: Family) -> set[str]:
-        return {family.topic, *family.methods, str(family.objective), family.name}
+        return {family.topic, *family.methods, *family.also, str(family.objective), family.name}
 
     found = [family for family in FAMILIES.values() if topic is None or topic.strip().lower() in names(family)]
     if not found:
@@ -82,7 +82,7 @@ def _taken(families: list[Family], topic: str | None, count: int, seed: int) -> 
     while families and taken < count:
         for family in list(families):
             if family.name not in left:
-                of_method = topic is not None and topic.strip().lower() in set(family.methods) - {family.topic}
+                of_method = topic is not None and topic.strip().lower() in {*family.methods, *family.also} - {family.topic}
                 questions = [q for q in family.questions if not of_method or str(topic).strip().lower() in q.methods]
                 order = generator(seed, "quiz", family.name).permutation(len(questions))
                 left[family.name] = [questions[i] for i in order]

@@ -29,7 +29,8 @@ def trained(model: str, config: PeftConfig) -> int:
     return count_parameters(model, config).trainable
 
 
-@family("variants", objective=4, topic="parameters", methods=("lora", "dora", "adalora", "vera"), section="04_lora/low-rank")
+@family("variants", objective=4, topic="parameters", methods=("lora",), also=("dora", "adalora", "vera"),
+        section="04_lora/low-rank")
 def variants() -> Table:
     """LoRA and three of its variants on one matrix."""
     r = 16
@@ -143,7 +144,7 @@ def biases() -> Table:
     key = {name: name.replace("-", "_").replace(".", "_") for name in shares}
     unlike(shares)
     ask = "Which share of all parameters does BitFit train in"
-    small, large = (f"width {build(name).config.hidden_size:,}" for name in ("gpt2", "opt-6.7b"))
+    small, large = (f"a width of {build(name).config.hidden_size:,}" for name in ("gpt2", "opt-6.7b"))
     return Table(
         hint="Ask which layers have biases at all; a bias grows with the width, the weights with its square",
         options={key[name]: f"{share * 100:.2g} %" for name, share in shares.items()},
@@ -158,22 +159,22 @@ def biases() -> Table:
             asked("qwen2_7b",
                   f"{ask} {CATALOG['qwen2-7b'].title}, a Llama with biases on queries, keys and values?",
                   "Three biases a layer, two of them narrow since keys and values are grouped, are next to nothing.",
-                  gpt2=f"a-tenth-of-a-percent: That is GPT-2 small, with biases everywhere and a {small}.",
+                  gpt2=f"a-tenth-of-a-percent: That is GPT-2 small, with biases everywhere and {small}.",
                   opt_6_7b="biases-everywhere: That is OPT, with biases in all linear layers and norms.",
                   llama_2_7b="no-biases: Llama has none; Qwen2 has them on queries, keys and values."),
             asked("opt_6_7b",
                   f"{ask} {CATALOG['opt-6.7b'].title}, with biases in all linear layers and norms?",
-                  f"Biases grow with the width, weights with its square: at a {large} the share is much smaller than in small "
+                  f"Biases grow with the width, weights with its square: at {large} the share is much smaller than in small "
                   "models.",
-                  gpt2=f"share-is-constant: That is the share in GPT-2 small, of {small}. The share falls as one over the "
-                       "width.",
+                  gpt2=f"share-is-constant: That is the share in GPT-2 small, which has {small}. The share falls as one over "
+                       "the width.",
                   qwen2_7b="query-key-value-biases: That is a model with biases on queries, keys and values only.",
                   llama_2_7b="no-biases: Llama has none; OPT has them everywhere."),
             asked("gpt2",
                   f"{ask} {CATALOG['gpt2'].title}, with biases in all linear layers and norms?",
                   "The share of the quoted tenth of a percent: it belongs to models of this width.",
-                  opt_6_7b=f"large-model-share: That is a model of {large} with biases everywhere; the share falls as one over "
-                           "the width.",
+                  opt_6_7b=f"large-model-share: That is a model with {large} with biases everywhere; the share falls as one "
+                           "over the width.",
                   qwen2_7b="query-key-value-biases: That is a model with biases on queries, keys and values only.",
                   llama_2_7b="no-biases: That is Llama; GPT-2 has biases everywhere."),
         ])

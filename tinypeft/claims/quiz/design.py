@@ -245,7 +245,7 @@ def choices() -> Table:
         ])
 
 
-@family("symptoms", objective=5, topic="troubleshooting", methods=("lora", "qlora"), section="04_lora/merge")
+@family("symptoms", objective=5, topic="troubleshooting", methods=("lora",), also=("qlora",), section="04_lora/merge")
 def symptoms() -> Table:
     """What users of peft report, and what is behind it."""
     reloaded = count_parameters("tinypeft/surnames", LoraConfig(r=8)).trainable

@@ -100,14 +100,16 @@ class Family:
     """A table, computed when it is first needed, and what is known of it before.
 
     Attributes:
+        methods: of the questions that do not name others.
+        also: methods that only some of them are about.
         about: in a sentence.
-        Others: see QuizChoice.
     """
 
     name: str
     objective: int
     topic: str
     methods: tuple[str, ...]
+    also: tuple[str, ...]
     section: str
     about: str
     table: Callable[[], Table]
@@ -139,12 +141,12 @@ class Family:
 FAMILIES: dict[str, Family] = {}
 
 
-def family(name: str, *, objective: int, topic: str, methods: tuple[str, ...], section: str
+def family(name: str, *, objective: int, topic: str, methods: tuple[str, ...], section: str, also: tuple[str, ...] = ()
            ) -> Callable[[Callable[[], Table]], Family]:
     """Enter a table in the quiz; the first line of its docstring says what it is about."""
     def enter(table: Callable[[], Table]) -> Family:
         about = (table.__doc__ or "").partition("\n")[0]
-        FAMILIES[name] = Family(name, objective, topic, methods, section, about, table)
+        FAMILIES[name] = Family(name, objective, topic, methods, also, section, about, table)
         return FAMILIES[name]
 
     return enter

@@ -45,7 +45,7 @@ def bits() -> Table:
     return Table(
         hint="A constant is shared by a block: divide its bits by the block size; double quantization adds a small one for 256 "
              "blocks",
-        options={name: f"{value:.3f}" for name, value in values.items()},
+        options={name: f"{value:.2f}" for name, value in values.items()},
         prompts=[
             asked("double",
                   f"Weights are stored in NF4 in blocks of 64, with double quantization. {ask}",
@@ -54,7 +54,7 @@ def bits() -> Table:
                   plain="double-quantization-forgotten: That has a float32 maximum for each block: 32 / 64 = half a bit.",
                   wide="constants-halved: Double quantization stores the maxima in 8 bits, a quarter of 32, not a half.",
                   wide_double="block-size: That is for blocks of 128, whose constants cost half as much.",
-                  steps=(Step("codes, maxima, their maxima", "4 + 8/64 + 32/(64 x 256)", f"{values['double']:.3f}"),)),
+                  steps=(Step("codes, maxima, their maxima", "4 + 8/64 + 32/(64 x 256)", f"{values['double']:.2f}"),)),
             asked("plain",
                   f"Weights are stored in NF4 in blocks of 64, without double quantization. {ask}",
                   "A float32 maximum for 64 weights is half a bit for each: four-bit weights take an eighth more than four "
@@ -62,7 +62,7 @@ def bits() -> Table:
                   double="double-quantization-assumed: That stores the maxima in 8 bits. It has to be switched on.",
                   wide="block-size: That is for blocks of 128: 32 / 128 is a quarter of a bit.",
                   wide_double="cheapest-of-both: That is for blocks of 128 with double quantization.",
-                  steps=(Step("codes and maxima", "4 + 32/64", f"{values['plain']:.3f}"),)),
+                  steps=(Step("codes and maxima", "4 + 32/64", f"{values['plain']:.2f}"),)),
             asked("wide",
                   f"Weights are stored in NF4 in blocks of 128, without double quantization. {ask}",
                   "Twice as many weights share a float32 maximum, so it costs a quarter of a bit; the error grows, as the "
@@ -71,14 +71,14 @@ def bits() -> Table:
                   double="double-quantization-for-blocks: Larger blocks save half of the constants, double quantization three "
                          "quarters; they are two ways.",
                   wide_double="double-quantization-assumed: That stores the maxima in 8 bits as well.",
-                  steps=(Step("codes and maxima", "4 + 32/128", f"{values['wide']:.3f}"),)),
+                  steps=(Step("codes and maxima", "4 + 32/128", f"{values['wide']:.2f}"),)),
             asked("wide_double",
                   f"Weights are stored in NF4 in blocks of 128, with double quantization. {ask}",
                   "8 bits for 128 weights, and next to nothing for the maxima of the maxima.",
                   plain="neither-saving: That has 32 bits for 64 weights: neither the larger blocks nor the smaller maxima.",
                   double="block-size: That is for blocks of 64: 8 / 64 is an eighth of a bit.",
                   wide="double-quantization-forgotten: That has float32 maxima; quantized, they take a quarter of that.",
-                  steps=(Step("codes, maxima, their maxima", "4 + 8/128 + 32/(128 x 256)", f"{values['wide_double']:.3f}"),)),
+                  steps=(Step("codes, maxima, their maxima", "4 + 8/128 + 32/(128 x 256)", f"{values['wide_double']:.2f}"),)),
         ])
 
 
@@ -89,7 +89,7 @@ def _codebooks() -> tuple[ScaledValues, dict[str, tuple[np.ndarray, np.ndarray |
 
     seen = ScaledValues.of_distribution(norm, points=1000)
     return seen, {"NF4": (get_4bit_type("nf4"), None), "int4": (get_4bit_type("int4"), None),
-                  "Lloyd-Max": (lloyd_max(seen, iterations=200), None), "quantile means": equal_mass(seen)}
+                  "Lloyd-Max": (lloyd_max(seen), None), "quantile means": equal_mass(seen)}
 
 
 def _draw_codebooks() -> viz.Picture:
@@ -256,7 +256,8 @@ def requantized() -> Table:
                   float="eight-bits-are-exact: Eight bits are finer than four, but the change is about as small as one step of "
                         "theirs.",
                   nf4="as-in-four-bits: The steps of NF4 swallow such a change whole, those of 8 bits only in part.",
-                  large="larger-change: A change of 30% would be kept much better still."),
+                  large="error-of-four-bits: So much NF4 loses of a change many times as large; the smaller the change, the "
+                        "more of it is lost."),
             asked("large",
                   "A LoRA whose change is 30% of the weights' norm, very much for an adapter, is merged into an NF4 base with "
                   f"double quantization. {ask}",

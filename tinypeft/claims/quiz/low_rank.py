@@ -76,7 +76,8 @@ def degrees() -> Table:
         ])
 
 
-@family("ranks", objective=2, topic="low rank", methods=("lora", "weighted merging", "dora"), section="04_lora/spectrum")
+@family("ranks", objective=2, topic="low rank", methods=("lora", "weighted merging"), also=("dora",),
+        section="04_lora/spectrum")
 def ranks() -> Table:
     """The rank of what several adapters change together: measured."""
     model = get_peft_model(bundled(), LoraConfig(r=8, init_lora_weights=False, target_modules=["q_proj"]), "a")
@@ -264,7 +265,7 @@ def intrinsic() -> Table:
         ])
 
 
-@family("coordinates", objective=2, topic="intrinsic dimension", methods=("subspace", "lora"),
+@family("coordinates", objective=2, topic="intrinsic dimension", methods=("subspace",), also=("lora",),
         section="05_intrinsic_dimension")
 def coordinates() -> Table:
     """What a random subspace trains, moves and would have to store."""

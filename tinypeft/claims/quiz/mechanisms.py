@@ -29,7 +29,8 @@ US_BITS = {"untouched base": 3.136, "prompt tuning": 3.485, "LoRA": 4.090, "full
 def _shapes(config: PeftConfig) -> str:
     """The shapes of what is trained, with how many tensors there are of each."""
     shapes = Counter(p.shape for p in adapted(BUNDLED, config).parameters() if p.requires_grad)
-    return ", ".join(f"{count} of shape {shape}" for shape, count in sorted(shapes.items(), key=str))
+    return ", ".join(f"{count} tensor{'s' if count > 1 else ''} of shape {shape}"
+                     for shape, count in sorted(shapes.items(), key=str))
 
 
 def _described() -> str:
@@ -42,11 +43,11 @@ def _described() -> str:
 @family("files", objective=4, topic="methods", methods=("prefix", "prompt", "ia3", "norms"), section="10_bitfit_norms_ia3")
 def files() -> Table:
     """Which method has written a file, by the shapes of its tensors: methods without factors."""
-    ask = "Which method trained them?"
+    ask = "Which method is it?"
     configs = {"prefix": PrefixTuningConfig(num_virtual_tokens=8), "prompt": PromptTuningConfig(num_virtual_tokens=8),
                "ia3": IA3Config(), "norms": LNTuningConfig()}
     held = {name: _shapes(config) for name, config in configs.items()}
-    given = f"{_described()} A file of an adapter for it holds:"
+    given = f"{_described()} The file of an adapter for it holds"
     return Table(
         hint="Ask whether there is something for each layer, and what is as wide as the model, as the keys, as the "
              "feed-forward part",
@@ -84,11 +85,11 @@ def files() -> Table:
 @family("factor-files", objective=4, topic="methods", methods=("lora", "dora", "vera", "houlsby"), section="08_adapters")
 def factor_files() -> Table:
     """The same for methods with matrices."""
-    ask = "Which method trained them?"
+    ask = "Which method is it?"
     configs = {"lora": LoraConfig(r=8), "dora": LoraConfig(r=8, use_dora=True), "vera": VeraConfig(r=32),
                "houlsby": BottleneckConfig(style="houlsby")}
     held = {name: _shapes(config) for name, config in configs.items()}
-    given = f"{_described()} Of an adapter for it, this was trained:"
+    given = f"{_described()} An adapter for it has trained"
     return Table(
         hint="Count matrices and vectors: two thin matrices make a product, a vector beside them is a bias or a magnitude",
         options={"lora": "LoRA", "dora": "DoRA", "vera": "VeRA", "houlsby": "Houlsby adapters"},
@@ -143,20 +144,20 @@ def attention() -> Table:
                  "prompt": f"prompt tuning with {p} virtual tokens"},
         prompts=[
             asked("lora",
-                  f"Figure 1. {ask}",
+                  ask,
                   f"{said['lora']} LoRA changes what queries and values are, not how many.",
                   prefix="prefix-is-hidden: Keys of a prefix would be columns of their own, seen by every query.",
                   prompt="prompt-is-hidden: Virtual tokens at the input would have rows and columns.",
                   draw=lambda: draw("lora")),
             asked("prefix",
-                  f"Figure 2. {ask}",
+                  ask,
                   f"{said['prefix']} The prefix adds keys and values that every query sees, but no queries.",
                   lora="keys-for-tokens: There are more keys than tokens: something has been put in front of them.",
                   prompt="virtual-tokens-ask: Virtual tokens at the input pass through the layer as all tokens do, and would "
                          "have queries too.",
                   draw=lambda: draw("prefix")),
             asked("prompt",
-                  f"Figure 3. {ask}",
+                  ask,
                   f"{said['prompt']} Virtual tokens at the input are tokens like any other from there on: with queries, keys "
                   "and values, and causal among themselves.",
                   lora="rows-for-tokens: There are more queries than tokens: the sequence itself has grown.",

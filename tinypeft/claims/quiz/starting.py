@@ -15,7 +15,7 @@ from tinypeft.peft import BottleneckConfig, LoraConfig, PrefixTuningConfig
 LAYOUT = "W is (out, in), A is (r, in), B is (out, r)."
 
 
-@family("gradients", objective=1, topic="lora", methods=("lora", "pissa"), section="04_lora/first-step")
+@family("gradients", objective=1, topic="lora", methods=("lora",), also=("pissa",), section="04_lora/first-step")
 def gradients() -> Table:
     """Which gradients vanish at the first step: measured."""
     starts = {
@@ -153,7 +153,7 @@ def first_update() -> Table:
         "Under SGD the step of B is lr times its gradient, which carries a factor s"
     return Table(
         hint=f"{rule}; B = 0 at first, so what matters is how far one update moves B",
-        options={name: f"{value:g} times" for name, value in values.items()},
+        options={name: f"{value:g}x" for name, value in values.items()},
         prompts=[
             asked("adam_cut",
                   f"lora_alpha is raised from 8 to 24, the learning rate of Adam is cut to a third. {ask}",
@@ -195,7 +195,7 @@ def first_update() -> Table:
         ])
 
 
-@family("first-output", objective=1, topic="initialization", methods=("lora", "pissa", "houlsby", "prefix"),
+@family("first-output", objective=1, topic="initialization", methods=("lora",), also=("pissa", "houlsby", "prefix"),
         section="04_lora/zero-start")
 def first_output() -> Table:
     """How far the first output is from the base's: measured."""

@@ -143,7 +143,7 @@ def _qlora(checkpointing: bool) -> Breakdown:
     return memory("llama-2-7b", LORA, quantization=NF4, batch=4, tokens=2048, checkpointing=checkpointing)
 
 
-@family("largest-part", objective=3, topic="memory", methods=("qlora", "full fine-tuning"), section="07_qlora")
+@family("largest-part", objective=3, topic="memory", methods=("qlora",), also=("full fine-tuning",), section="07_qlora")
 def largest_part() -> Table:
     """Which part of a run takes most."""
     runs: dict[str, tuple[str, Breakdown]] = {
@@ -181,8 +181,8 @@ def largest_part() -> Table:
                   activations="activations-rule: Without checkpointing they might; with it only the input of each layer is "
                               "kept.",
                   optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share.",
-                  logits_and_loss=f"small-vocabulary: {rows} logits of a row in float32 take {logits}, four times that for the "
-                                  "batch."),
+                  logits_and_loss="small-vocabulary: For each token 32,000 logits, their float32 copy and their gradient: less "
+                                  f"than the base even for four rows ({rows} logits in float32 take {logits})."),
             asked(largest("kept"),
                   f"{runs['kept'][0]}. {ask}",
                   f"{said('kept')} Four bits shrink the weights, not what each layer keeps of each token.",
@@ -237,7 +237,7 @@ def bars() -> Table:
                  "qlora": "QLoRA, with gradient checkpointing", "kept": "QLoRA, without gradient checkpointing"},
         prompts=[
             asked("full",
-                  f"Figure 1. {ask}",
+                  ask,
                   f"Gradients and states for every parameter, and a float32 copy among the weights: {told('full')}.",
                   lora="frozen-needs-states: A frozen base needs no gradients and no states; those of the adapter would hardly "
                        "be seen.",
@@ -245,21 +245,21 @@ def bars() -> Table:
                   kept="states-for-activations: Without checkpointing it is the activations that would be long.",
                   draw=lambda: draw("full")),
             asked("lora",
-                  f"Figure 2. {ask}",
+                  ask,
                   f"Two bytes a parameter of weights, and little else: {told('lora')}.",
                   full="no-states-seen: Then gradients and states would be the longest part.",
                   qlora="weights-in-four-bits: In NF4 the weights would be a third as long.",
                   kept="checkpoints-unseen: Without checkpointing the activations would be the longest part.",
                   draw=lambda: draw("lora")),
             asked("qlora",
-                  f"Figure 3. {ask}",
+                  ask,
                   f"Little more than half a byte a parameter of weights, so that tokens show beside them: {told('qlora')}.",
                   full="no-states-seen: Then gradients and states would be the longest part.",
                   lora="weights-in-sixteen-bits: In 16 bits the weights would be three times as long.",
                   kept="checkpoints-unseen: Without checkpointing the activations would be the longest part.",
                   draw=lambda: draw("qlora")),
             asked("kept",
-                  f"Figure 4. {ask}",
+                  ask,
                   f"Four bits make the weights small, and do nothing for what each layer keeps: {told('kept')}.",
                   full="activations-for-states: Full fine-tuning has its longest part in gradients and states.",
                   lora="weights-in-sixteen-bits: In 16 bits the weights would be three times as long, and with checkpointing "
