@@ -16,8 +16,8 @@ import numpy as np
 
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.rehearsal import rehearse_generation, rehearse_training
-from tinypeft.budget.torch_model import COMPUTE, HALF
-from tinypeft.budget.torch_step import Phase, Setting, generation_phases, phases_of, training_phases
+from tinypeft.budget.torch_model import COMPUTE
+from tinypeft.budget.torch_step import WIDTHS, Phase, Setting, generation_phases, phases_of, training_phases
 from tinypeft.budget.weights import (
     BARE_OPTIMIZERS,
     adapt,
@@ -35,8 +35,6 @@ PARTS = ("base weights", "adapter weights", "master weights", "gradients", "opti
          "recomputed block", "logits and loss", "dequantized weight", "workspace", "key-value cache")
 ENGINES = {"torch": "transformers, peft and bitsandbytes", "tinypeft": "this library on a CPU"}
 ATTENTIONS = ("sdpa", "eager")
-WIDTHS: dict[str, np.dtype] = {"bfloat16": HALF, "float16": HALF, "float32": np.dtype(np.float32),
-                               "float64": np.dtype(np.float64)}
 
 
 def memory(model: str | CausalLM, method: PeftConfig | None = None, *, training: bool = True,

@@ -255,7 +255,7 @@ def _operators() -> None:
     ufuncs: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide}
     for name, ufunc in ufuncs.items():
         operators |= {name: arithmetic(ufunc), f"r{name}": reflected(ufunc), f"i{name}": lambda self, other: self}
-    others: dict[str, Any] = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, 
+    others: dict[str, Any] = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
                               "ge": np.greater_equal, "and": np.bitwise_and, "pow": np.power, "matmul": np.matmul}
     operators |= {name: plain(ufunc) for name, ufunc in others.items()}
     operators["rmatmul"] = reflected(np.matmul)
@@ -335,10 +335,7 @@ def _einsum(subscripts: str, *arrays: Any) -> Phantom:
 
 
 def _norm(x: Any, axis: int | None = None) -> Any:
-    if axis is None:
-        return 1.0
-    squares = x._new(x.shape)
-    return squares._reduce(axis)
+    return 1.0 if axis is None else x.copy().sum(axis)  # of the squares
 
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {

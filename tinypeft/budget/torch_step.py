@@ -29,6 +29,8 @@ from tinypeft.peft.soft_prompts import PromptLearningConfig
 from tinypeft.quant import BitsAndBytesConfig
 
 Phase = tuple[str, dict[str, int]]  # its name, and kind -> bytes at its peak
+WIDTHS: dict[str, np.dtype] = {"bfloat16": HALF, "float16": HALF, "float32": np.dtype(np.float32),
+                               "float64": np.dtype(np.float64)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,19 @@ def training_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Phase
         if parameter.grad is not None:
             parameter.grad.block.entry.kind = "gradients"
     return [(name, ledger.at(time)) for name, time in watch.peaks]
+
+
+def kept_activations(model: CausalLM | PeftModel, setting: Setting) -> list[Phase]:
+    """What a forward pass leaves for the backward pass, the loss included; weights are not counted."""
+    ledger, base = _prepared(model, setting)
+    base.train(True)
+    before = ledger.live
+    call, embeds = _inputs(model, base, setting, ledger)
+    states = hidden_states(base, embeds, call, setting.checkpointing)
+    del embeds
+    loss = ops.cross_entropy(run(base.lm_head, states))
+    del states, call
+    return [(f"before {type(loss).__name__}.backward()", {"activations": ledger.live - before})]
 
 
 def generation_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Phase]:
@@ -145,13 +160,14 @@ class _Phases:
 
 
 def phases_of(base: CausalLM, method: PeftConfig | None, quantization: BitsAndBytesConfig | None,
-              run: Callable[[CausalLM | PeftModel, Setting], list[Phase]], setting: Setting
+              run: Callable[[CausalLM | PeftModel, Setting], list[Phase]], setting: Setting, blocks: int | None = None
               ) -> tuple[list[Phase], dict[tuple[int, ...], int]]:
     """The phases of a whole model, and shape of a trained tensor -> how many have it.
 
     Args:
         base: a model on the meta device, as it is before it is quantized and adapted.
-        run: `training_phases` or `generation_phases`.
+        run: `training_phases` or another function here.
+        blocks: how many; None for as many as the base has.
 
     Raises:
         ValueError: a model of which the blocks are not known here.
@@ -165,15 +181,16 @@ def phases_of(base: CausalLM, method: PeftConfig | None, quantization: BitsAndBy
         shapes = Counter(parameter.shape for parameter in model.parameters() if parameter.requires_grad)
         return run(model, setting), shapes
 
-    blocks = base.config.num_hidden_layers
+    blocks = blocks or base.config.num_hidden_layers
     if blocks <= 4 or not _alike(method):
         return at(blocks)
     (three, shapes_3), (four, shapes_4) = at(3), at(4)
+    more = blocks - 3
     if len(four) > len(three):  # one more block in the middle, like the others
         del four[-3]
 
     def line(a: int, b: int) -> int:
-        return a + (blocks - 3) * (b - a)
+        return a + more * (b - a)
 
     phases = [(name, {kind: line(a.get(kind, 0), b.get(kind, 0)) for kind in a.keys() | b.keys()})
               for (name, a), (_, b) in zip(three, four, strict=True)]
