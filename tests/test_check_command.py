@@ -47,7 +47,7 @@ def test_one_claim_in_full(capsys):
     run_check(["b-print-trainable"])
     printed = capsys.readouterr().out
     for text in ("6,815,744", "13,631,488", "corrected", "001_a5cfad807afcb91f.txt", "code-output",
-                 'count_parameters("llama-3-8b", lora(16))', "trainable params: 13,631,488"):
+                 'lora_counts("llama-3-8b", 16).trainable', "trainable params: 13,631,488"):
         assert text in printed
     assert "{" not in printed.partition("how ")[0]
 
