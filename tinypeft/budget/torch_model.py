@@ -26,6 +26,7 @@ from tinypeft.peft.dora import DoraLayer
 from tinypeft.peft.ia3 import IA3Layer
 from tinypeft.peft.layer import AdapterLayer, CopyLayer
 from tinypeft.peft.lora import LoraEmbedding, LoraLayer
+from tinypeft.peft.ulora import ULoraLayer
 from tinypeft.peft.vera import VeraLayer
 from tinypeft.quant import Linear4bit, Linear8bitLt
 from tinypeft.quant.linear import QuantizedLinear
@@ -148,6 +149,17 @@ def _(module: VeraLayer, x: Tensor) -> Tensor:
         wide = run(module.vera_dropout[name], to(x, d.dtype))
         y = ops.add(y, ops.multiply(b, ops.linear(ops.multiply(d, ops.linear(wide, A)), B)))
     return to(y, dtype)
+
+
+@run.register
+def _(module: ULoraLayer, x: Tensor) -> Tensor:
+    """As LoRA's, with v between A and B or before both. (peft has no such method.)"""
+    y, A, B = run(module.base_layer, x), module.ulora_A, module.ulora_B
+    for name in module.working:
+        v, between, wide = module.ulora_v[name], module.ulora_between[name], to(x, A.dtype)
+        u = ops.multiply(v, ops.linear(wide, A)) if between else ops.linear(ops.multiply(wide, v), A)
+        y = to(ops.add(y, ops.linear(u, B)), y.dtype)
+    return y
 
 
 @run.register
