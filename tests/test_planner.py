@@ -261,6 +261,13 @@ def test_preparing_widens_quantized_bases_only():
     assert found[1].conditions["prepared"] is True
 
 
+def test_this_librarys_own_engine():
+    found = plan(llama(), "20MB", tokens=32, methods=["lora", "qlora", "full"], engine="tinypeft")
+    assert [fit.stored for fit in found.fits] == ["float32", "float32", "NF4"]
+    assert found.conditions["engine"] == "tinypeft"
+    assert found.fit("lora").card_bytes > plan(llama(), "20MB", tokens=32, methods=["lora"]).fit("lora").card_bytes
+
+
 def test_models_known_by_their_shapes():
     with pytest.raises(ValueError, match="activations of a opt are not known here"):
         plan("opt-6.7b", "24GB")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinypeft.budget.methods import NF4, QUANTIZATIONS, RANK, TOKENS, WIDTH, Method, Targets, stored_as
@@ -59,7 +59,10 @@ class Limits:
 
     def stored(self, method: Method) -> BitsAndBytesConfig | None:
         """How a method's base is quantized, if it is."""
-        return NF4 if method.four_bit else self.quantization if method.make else None
+        stored = NF4 if method.four_bit else self.quantization if method.make else None
+        if stored is not None and self.conditions.get("engine") == "tinypeft":  # which has no arithmetic in bfloat16
+            stored = replace(stored, bnb_4bit_compute_dtype=None)
+        return stored
 
     def stored_as(self, method: Method) -> str:
         """The same in a word: "bfloat16", "NF4", "int8"."""
@@ -101,6 +104,8 @@ def limits_of(gpu: str | float, model: str | CausalLM, *, gpus: int = 1, rank: i
     size = parse_size(gpu, "the card's memory") if isinstance(gpu, str) else float(gpu)
     if not 0 < size < float("inf"):
         raise ValueError(f"the card's memory {gpu!r}: a number of bytes above 0, or text such as \"24GB\"")
+    if conditions.get("engine") == "tinypeft" and conditions.get("dtype", "bfloat16") == "bfloat16":
+        conditions["dtype"] = "float32"  # what it computes in instead
     if tokens is None:
         tokens = min(TEXT, bare_model(model).config.max_position_embeddings)
     if isinstance(quantization, str):

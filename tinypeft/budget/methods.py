@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinypeft.nn import CausalLM
@@ -34,11 +34,12 @@ from tinypeft.quant import BitsAndBytesConfig
 Targets = str | list[str]
 RANK, TOKENS, WIDTH = "rank", "virtual tokens", "bottleneck width"
 
-# How QLoRA stores the base: its paper's choice.
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+# How QLoRA stores the base, and what it computes in: its paper's choices.
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                         bnb_4bit_compute_dtype="bfloat16")
 
 # Ways to store the base, by name.
-QUANTIZATIONS = {"nf4": NF4, "fp4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4"),
+QUANTIZATIONS = {"nf4": NF4, "fp4": replace(NF4, bnb_4bit_quant_type="fp4", bnb_4bit_use_double_quant=False),
                  "int8": BitsAndBytesConfig(load_in_8bit=True)}
 
 # Where (IA)3 scales: keys, values and what goes into the last feed-forward matrix (its paper, section 3.3), for the model

@@ -15,7 +15,7 @@ from tinypeft.budget.catalog import CATALOG, base_parameters
 from tinypeft.budget.fitting import Fit, Rejection, Search, consider
 from tinypeft.budget.limits import Limits, limits_of
 from tinypeft.budget.memory import memory
-from tinypeft.budget.methods import METHODS, NF4, Method, find_method
+from tinypeft.budget.methods import METHODS, Method, find_method, stored_as
 from tinypeft.budget.shapes import ShapeModel
 from tinypeft.nn import CausalLM
 
@@ -232,7 +232,8 @@ def _chosen(names: Iterable[str] | None, limits: Limits) -> list[Method]:
             raise ValueError(f"no method is named; there are: {', '.join(METHODS)}")
         return [method for method in METHODS.values() if method in wanted]
     # LoRA on a base in NF4 is QLoRA, which is there already.
-    return [method for method in METHODS.values() if not (method.name == "lora" and limits.quantization == NF4)]
+    in_nf4 = limits.quantization is not None and stored_as(limits.quantization) == "NF4"
+    return [method for method in METHODS.values() if not (method.name == "lora" and in_nf4)]
 
 
 def _parameters(model: CausalLM) -> int:
