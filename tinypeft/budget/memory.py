@@ -137,9 +137,6 @@ class _Asked:
         static = {"optimizer states": optimizer_bytes(shapes, self.optimizer),
                   "master weights": 4 * trainable if self.master_weights else 0}
         phases = [(name, {**kinds, **static}) for name, kinds in phases]
-        weights = {kind: size for kind, size in phases[-1][1].items() if kind in ("base weights", "adapter weights")}
-        each = setting.adapter.itemsize if self.method is not None else stored.itemsize
-        phases.append(("the optimizer's step", {**weights, "gradients": trainable * each, **static}))
         conditions |= {"optimizer": self.optimizer, "checkpointing": self.checkpointing}
         if self.master_weights:
             conditions["master weights"] = "float32"

@@ -13,10 +13,11 @@ import numpy as np
 from tinypeft.autograd import no_grad
 from tinypeft.autograd.tensor import observe
 from tinypeft.budget.phantom import Ledger, Phantom
-from tinypeft.budget.weights import parameter_bytes
+from tinypeft.budget.weights import adapter_parameters, parameter_bytes
 from tinypeft.nn import CausalLM
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.peft import PeftModel, SubspaceConfig
+from tinypeft.peft.layer import CopyLayer
 from tinypeft.quant.linear import Params4bit, QuantizedLinear, QuantizedParameter
 from tinypeft.training.optimizers import SGD, AdamW, Optimizer, clip_grad_norm_
 
@@ -116,16 +117,15 @@ def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype, 
 
     Args:
         dtype: of the base's numbers that are not quantized.
-        adapter: of the adapter's numbers; None for what it is given here, float32 (float64 beside float64).
+        adapter: of the adapter's own numbers, which copies of the base's are not; None for what it is given here, float32
+            (float64 beside float64).
         stored: what quantized weights are dequantized to; None for dtype.
     """
     adapter = adapter or np.result_type(dtype, np.float32)
     for module in model.modules():
         if isinstance(module, QuantizedLinear) and isinstance(module.weight, Params4bit):
             module.weight = _Codes(module.weight, ledger)
-    adapters: set[int] = set()
-    if isinstance(model, PeftModel):
-        adapters = {id(p) for name in model.peft_config for p in model.parameters_of(name).values()}
+    adapters, copies = {id(parameter) for parameter in adapter_parameters(model)}, _copies(model)
     for parameter in model.parameters():
         ledger.kind = "adapter weights" if id(parameter) in adapters else "base weights"
         if isinstance(parameter, QuantizedParameter):
@@ -133,7 +133,7 @@ def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype, 
             parameter.data = ledger.array(parameter.data.shape, parameter.data.dtype)
             parameter.scales = ledger.array(((parameter_bytes(parameter, 0) - parameter.data.nbytes) // 4,))
         else:
-            parameter.data = ledger.array(parameter.shape, adapter if id(parameter) in adapters else dtype)
+            parameter.data = ledger.array(parameter.shape, adapter if id(parameter) in adapters - copies else dtype)
     ledger.kind = "adapter weights"
     for config in getattr(model, "peft_config", {}).values():  # VeRA's frozen matrices, which are no parameters
         for name, value in vars(config).items():
@@ -141,6 +141,15 @@ def give_phantoms(model: CausalLM | PeftModel, ledger: Ledger, dtype: np.dtype, 
                 setattr(config, name, ledger.array(value.shape, adapter))
         if isinstance(config, SubspaceConfig):
             _draw_subspace(config, model, ledger, adapter)
+
+
+def _copies(model: CausalLM | PeftModel) -> set[int]:
+    """Ids of an adapter's copies of the base's parameters (norms, biases, modules_to_save), which stay in the base's dtype."""
+    if not isinstance(model, PeftModel):
+        return set()
+    copies = [copy for layer in model.layers() if isinstance(layer, CopyLayer) for copy in layer.copies.values()]
+    replaced = [p for name in model.peft_config for p in model.replacements.parameters_of(name).values()]
+    return {id(p) for p in (*replaced, *(p for copy in copies for p in copy.parameters()))}
 
 
 def _draw_subspace(config: Any, model: Any, ledger: Ledger, dtype: np.dtype) -> None:

@@ -56,8 +56,8 @@ class Setting:
 
 
 def training_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Phase]:
-    """The phases of a forward and backward pass, weights included, optimizer states not: "the loss", then the backward pass up
-    to the last block, each block's part of it, and the rest.
+    """The phases of a step, weights included, optimizer states not: "the loss"; the backward pass up to the last block, each
+    block's part of it, and the rest; and what is left for "the optimizer's step", which allocates nothing if it is fused.
     """
     ledger, base = _prepared(model, setting)
     base.train(True)
@@ -74,7 +74,9 @@ def training_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Phase
         del states, call
         watch.end("the loss")
         loss.backward()
+        del loss
         watch.end("the backward pass")
+        watch.end("the optimizer's step")  # nothing is left but weights and gradients
     for parameter in trained:
         if parameter.grad is not None:
             parameter.grad.block.entry.kind = "gradients"
@@ -187,7 +189,7 @@ def phases_of(base: CausalLM, method: PeftConfig | None, quantization: BitsAndBy
     (three, shapes_3), (four, shapes_4) = at(3), at(4)
     more = blocks - 3
     if len(four) > len(three):  # one more block in the middle, like the others
-        del four[-3]
+        del four[-4]
 
     def line(a: int, b: int) -> int:
         return a + more * (b - a)
