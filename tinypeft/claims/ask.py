@@ -65,16 +65,17 @@ class Session:
     Args:
         questions: asked in this order; taken one at a time, so that an iterator may draw them as they are needed.
         tries: wrong answers that a question may have before its solution is shown.
+        total: how many questions there are, to be shown with each; None if it is not to be, or if they are a list.
 
     Attributes:
         current: the question that waits for a reply; None at the end.
         results: of all questions so far, the current one excluded.
     """
 
-    def __init__(self, questions: Iterable[Question], *, tries: int = 1):
+    def __init__(self, questions: Iterable[Question], *, tries: int = 1, total: int | None = None):
         if tries < 1:
             raise ValueError(f"tries={tries}: expected at least 1")
-        self.total = len(questions) if isinstance(questions, list | tuple) else None
+        self.total = len(questions) if isinstance(questions, list | tuple) else total
         self._rest: Iterator[Question] = iter(questions)
         self._tries = tries
         self.results: list[Result] = []
@@ -100,7 +101,8 @@ class Session:
         question, result = self.current, self._result
         if question is None or result is None:
             raise ValueError("there is no question left to answer")
-        word = text.strip().lower()
+        text = text.strip()
+        word = text.lower()
         if word == "hint":
             result.hints += 1
             return Reply(hint(question, result.hints), False)

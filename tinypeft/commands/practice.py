@@ -11,7 +11,6 @@ from tinypeft.claims.ask import Session, converse
 from tinypeft.claims.practice import LEVELS, TOPICS, Kind, draw, find_kinds
 from tinypeft.claims.questions import Question
 from tinypeft.commands import program
-from tinypeft.commands.tables import print_table, print_text
 
 
 def run_practice(*, topic: str | None, seed: int | None, count: int, kinds: str | None, tries: int, list_only: bool
@@ -45,7 +44,7 @@ def run_practice(*, topic: str | None, seed: int | None, count: int, kinds: str 
     options = [*([topic] if topic else []), *(["--kind", ",".join(names)] if names else []), "--seed", str(seed),
                "--count", str(count)]
     print(f"Seed {seed}. The same questions again: {program('tinypeft')} practice {' '.join(options)}")
-    session = Session(drawn(found, seed, count), tries=tries)
+    session = Session(drawn(found, seed, count), tries=tries, total=count)
     converse(session)
     return session
 
@@ -61,8 +60,9 @@ def drawn(kinds: list[Kind], seed: int, count: int) -> Iterator[Question]:
 
 def print_kinds(kinds: list[Kind]) -> None:
     """What can be practised, by topic."""
-    print_table(["kind", "topic", "what", "level"],
-                [[kind.name, kind.topic, kind.title, LEVELS[kind.level]] for kind in kinds], 0, False)
-    topics = dict.fromkeys(kind.topic for kind in kinds)
-    print_text("Topics: " + ", ".join(f"{topic} ({TOPICS[topic]})" if topic != TOPICS[topic].lower() else topic
-                                      for topic in topics) + ".", False)
+    width = max(len(kind.name) for kind in kinds)
+    for topic in dict.fromkeys(kind.topic for kind in kinds):
+        print(f"{topic}: {TOPICS[topic]}")
+        for kind in (kind for kind in kinds if kind.topic == topic):
+            print(f"    {kind.name:<{width}}  {kind.title} ({LEVELS[kind.level]})")
+    print(f"\n{len(kinds)} kinds of questions. {program('tinypeft')} practice TOPIC asks those of a topic, --kind NAME one kind.")

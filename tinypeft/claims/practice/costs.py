@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from tinypeft.budget import format_bytes, memory
 from tinypeft.budget.methods import NF4
+from tinypeft.budget.weights import bare_model
 from tinypeft.claims.practice.kinds import kind, numeric, pick
 from tinypeft.claims.practice.lora_counts import named
 from tinypeft.claims.practice.shapes import (
@@ -17,11 +19,11 @@ from tinypeft.claims.practice.shapes import (
     VOCABULARIES,
     Shape,
     all_parameters,
+    base_bytes,
     draw_llama,
     once,
     trained,
-    trained_parts,
-    weight_bytes,
+    trained_bytes,
 )
 from tinypeft.claims.questions import Mistake, Numeric, Step
 from tinypeft.peft import LoraConfig
@@ -30,16 +32,19 @@ GB = 10**9
 ALL_LINEAR = (*ATTENTION, *MLP)
 
 
-def _large_llama(rng: np.random.Generator) -> Shape:
-    """Of a billion parameters and more."""
-    shape = draw_llama(rng, VOCABULARIES)
-    return shape if shape.width >= 2048 else _large_llama(rng)
+def _large_llama(rng: np.random.Generator, vocabularies: Sequence[int] = VOCABULARIES) -> Shape:
+    """Of a billion parameters, or nearly."""
+    while True:
+        shape = draw_llama(rng, vocabularies)
+        if shape.width >= 2048:
+            return shape
 
 
 # ---- full fine-tuning -----------------------------------------------------------------------------------------------
 
 def _full_parts(shape: Shape, master: bool) -> dict[str, int]:
-    return {"base weights": weight_bytes(shape)} | trained_parts(shape, master_weights=master)
+    """Bytes by part; a master copy has four for each parameter."""
+    return trained_bytes(shape) | {"master weights": 4 * all_parameters(shape) * master}
 
 
 @kind("full-memory", "memory", "memory of full fine-tuning, without activations")
@@ -52,7 +57,7 @@ def full_memory(rng: np.random.Generator) -> Numeric:
     return numeric(
         f"A model of {n:,} parameters is fine-tuned whole, with AdamW: weights and gradients in 16 bits, Adam's two moments in "
         f"float32, and {copy}. How many GB (10^9 bytes) is that, activations apart?", total,
-        [Step("weights, 2 bytes each", "", format_bytes(parts["base weights"])), Step("gradients, 2 bytes", "",
+        [Step("weights, 2 bytes each", "", format_bytes(parts["weights"])), Step("gradients, 2 bytes", "",
                                                                                      format_bytes(parts["gradients"])),
          Step("two moments, 4 bytes each", "", format_bytes(parts["optimizer states"])),
          *([Step("float32 copy, 4 bytes", "", format_bytes(parts["master weights"]))] if master else []),
@@ -103,10 +108,10 @@ def full_cards(rng: np.random.Generator) -> Numeric:
 
 @kind("adapter-training", "memory", "what training an adapter takes beside the base", 2)
 def adapter_training(rng: np.random.Generator) -> Numeric:
-    shape, targets, r = draw_llama(rng), pick(rng, (("q_proj", "v_proj"), ATTENTION, ALL_LINEAR)), pick(rng, (8, 64))
+    shape, targets, r = draw_llama(rng), pick(rng, (ATTENTION, ALL_LINEAR)), pick(rng, (8, 64))
     half = bool(rng.integers(2))
     count = trained(shape, LoraConfig(r=r, target_modules=list(targets)))
-    breakdown = trained_parts(shape, LoraConfig(r=r, target_modules=list(targets)),
+    breakdown = trained_bytes(shape, LoraConfig(r=r, target_modules=list(targets)),
                               adapter_dtype="bfloat16" if half else "float32")
     total, size = sum(breakdown.values()), 2 if half else 4
     unit = "GB" if total >= 2 * GB else "MB"
@@ -114,7 +119,7 @@ def adapter_training(rng: np.random.Generator) -> Numeric:
         f"LoRA with r = {r} on {named(targets)} of a model of {shape.layers} layers (d = {shape.width:,}) trains {count:,} "
         f"parameters. Weights and gradients of the adapter are in {'bfloat16' if half else 'float32'}, AdamW keeps two moments "
         f"in float32. How many {unit} (10^{9 if unit == 'GB' else 6} bytes) does the adapter take while it is trained?", total,
-        [Step(f"weights, {size} bytes each", "", format_bytes(breakdown["adapter weights"])),
+        [Step(f"weights, {size} bytes each", "", format_bytes(breakdown["weights"])),
          Step(f"gradients, {size} bytes", "", format_bytes(breakdown["gradients"])),
          Step("two moments, 4 bytes each", "", format_bytes(breakdown["optimizer states"])),
          Step("together", f"{total // count} bytes x {count:,}", format_bytes(total))],
@@ -134,7 +139,7 @@ def adapter_training(rng: np.random.Generator) -> Numeric:
 def rank_that_fits(rng: np.random.Generator) -> Numeric:
     shape, targets = draw_llama(rng), pick(rng, (("q_proj", "v_proj"), ATTENTION, ALL_LINEAR))
     each = trained(shape, LoraConfig(r=1, target_modules=list(targets)))
-    bytes_each = sum(trained_parts(shape, LoraConfig(r=1, target_modules=list(targets))).values())
+    bytes_each = sum(trained_bytes(shape, LoraConfig(r=1, target_modules=list(targets))).values())
     card = pick(rng, (12, 16, 24, 40, 48, 80))
     room = min(float(rng.uniform(0.2, 0.9)) * min(shape.sides("k_proj")) * bytes_each / GB, 0.7 * card)
     used = round(card - room, 1)
@@ -167,7 +172,7 @@ def many_tasks(rng: np.random.Generator) -> Numeric:
     shape, targets, r = _large_llama(rng), pick(rng, (("q_proj", "v_proj"), ATTENTION, ALL_LINEAR)), pick(rng, (8, 16, 64))
     tasks, merged = int(rng.integers(3, 61)), bool(rng.integers(2))
     n, count = all_parameters(shape), trained(shape, LoraConfig(r=r, target_modules=list(targets)))
-    base, each = weight_bytes(shape), 2 * count
+    base, each = base_bytes(shape), 2 * count
     apart, copies = base + tasks * each, tasks * base
     answer = copies if merged else apart
     ask = (f"Each adapter is merged into a copy of its own, of which there are then {tasks}. How many GB are they "
@@ -201,7 +206,7 @@ def many_tasks(rng: np.random.Generator) -> Numeric:
 def qlora_weights(rng: np.random.Generator) -> Numeric:
     shape = _large_llama(rng)
     double = bool(rng.integers(2))
-    n, total = all_parameters(shape), weight_bytes(shape, replace(
+    n, total = all_parameters(shape), base_bytes(shape, replace(
         NF4, bnb_4bit_use_double_quant=double))
     outside = 2 * shape.vocab * shape.width
     inside, bits = n - outside, 4 + (8 / 64 + 32 / (64 * 256) if double else 32 / 64)
@@ -231,8 +236,8 @@ def qlora_weights(rng: np.random.Generator) -> Numeric:
 def qlora_training(rng: np.random.Generator) -> Numeric:
     shape, targets, r = _large_llama(rng), pick(rng, (ATTENTION, ALL_LINEAR)), pick(rng, (16, 64))
     method = LoraConfig(r=r, target_modules=list(targets))
-    count, weights = trained(shape, method), weight_bytes(shape, NF4)
-    parts = trained_parts(shape, method)
+    count, weights = trained(shape, method), base_bytes(shape, NF4)
+    parts = trained_bytes(shape, method)
     total = weights + sum(parts.values())
     n = all_parameters(shape)
     return numeric(
@@ -240,7 +245,7 @@ def qlora_training(rng: np.random.Generator) -> Numeric:
         f"with r = {r} on {named(targets)} trains {count:,} parameters, in float32, with AdamW (two moments in float32). How "
         "many GB does training need, activations and the one matrix that is dequantized at a time apart?", total,
         [Step("base, frozen: no gradients, no moments", "", format_bytes(weights)),
-         Step("adapter", f"4 x {count:,}", format_bytes(parts["adapter weights"])),
+         Step("adapter", f"4 x {count:,}", format_bytes(parts["weights"])),
          Step("its gradients", f"4 x {count:,}", format_bytes(parts["gradients"])),
          Step("its moments", f"8 x {count:,}", format_bytes(parts["optimizer states"])),
          Step("together", "", format_bytes(total))],
@@ -259,10 +264,10 @@ def qlora_training(rng: np.random.Generator) -> Numeric:
 
 @kind("dequantized", "qlora", "what is in 16 bits while a QLoRA model computes")
 def dequantized(rng: np.random.Generator) -> Numeric:
-    shape = _large_llama(rng)
-    small = replace(shape, layers=1)
-    answer = once((small, "dequantized"), lambda: int(memory(small.build(), training=False, quantization=NF4, tokens=1
-                                                                     ).parts["dequantized weight"]))
+    shape = _large_llama(rng, range(8000, 160000, 1000))
+    small = replace(shape, layers=1, vocab=64)
+    answer = 2 * once((small, "largest matrix"), lambda: max(
+        parameter.size for parameter in bare_model(small.build(), NF4).parameters() if parameter.quantized))
     sides = {name: shape.sides(name) for name in ALL_LINEAR}
     layer, n = 2 * sum(a * b for a, b in sides.values()), all_parameters(shape)
     largest = max(sides, key=lambda name: sides[name][0] * sides[name][1])
@@ -284,7 +289,7 @@ def dequantized(rng: np.random.Generator) -> Numeric:
 
 @kind("activations", "memory", "activations kept with gradient checkpointing")
 def activations(rng: np.random.Generator) -> Numeric:
-    shape, batch, tokens = draw_llama(rng), pick(rng, (1, 2, 4, 8, 16)), pick(rng, (256, 512, 1024))
+    shape, batch, tokens = draw_llama(rng), pick(rng, (1, 4, 16)), pick(rng, (512, 1024))
     small = replace(shape, layers=1, vocab=64)
     one = once((small, batch, tokens, "activations"), lambda: int(memory(
         small.build(), LoraConfig(r=8), batch=batch, tokens=tokens, adapter_dtype="bfloat16").parts["activations"]))

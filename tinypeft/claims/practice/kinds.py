@@ -121,8 +121,8 @@ def find_kinds(topic: str | None = None, names: Sequence[str] = ()) -> list[Kind
 
 def _unknown(what: str, name: str, known: Any) -> str:
     hint = near(name.lower(), known)
-    return (f"unknown {what} {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-            + f"There are: {', '.join(known)}")
+    return (f"unknown {what} {name!r}; " + (f"near: {', '.join(hint)}" if hint else f"there are: {', '.join(known)}")
+            + ". `tinypeft practice --list` shows all")
 
 
 # ---- parts of questions ---------------------------------------------------------------------------------------------
@@ -171,12 +171,12 @@ def with_clear_mistakes(question: Numeric) -> Numeric:
     """
     kept: list[Mistake] = []
     for mistake in question.mistakes:
-        if not math.isfinite(mistake.value) or mistake.value == 0 or any(mistake.id == other.id for other in kept):
-            continue
         rivals = [question.answer, *(other.value for other in kept)]
-        if all(abs(mistake.value - rival) > 4 * question.tolerance * abs(rival) for rival in rivals) and all(
-                replace(question, mistakes=(*kept, mistake)).check(text).mistake == mistake.id
-                for text in spellings(mistake.value, question.unit, question.tolerance)):
+        if not math.isfinite(mistake.value) or mistake.value == 0 or mistake.id in [other.id for other in kept] or any(
+                abs(mistake.value - rival) <= 4 * question.tolerance * abs(rival) for rival in rivals):
+            continue
+        trial = replace(question, mistakes=(*kept, mistake))
+        if all(trial.check(text).mistake == mistake.id for text in spellings(mistake.value, question.unit, question.tolerance)):
             kept.append(mistake)
     return replace(question, mistakes=tuple(kept))
 

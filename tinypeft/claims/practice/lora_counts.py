@@ -195,10 +195,9 @@ def dora_extra(rng: np.random.Generator) -> Numeric:
 
 @kind("lora-plus", "lora+", "what LoRA+ trains at the higher learning rate", 2)
 def lora_plus(rng: np.random.Generator) -> Numeric:
-    shape, targets, r = draw_llama(rng), pick(rng, (*TARGETS[1:3], ("up_proj", "down_proj"), TARGETS[4])), pick(rng, RANKS)
-    lr, ratio = pick(rng, (1e-4, 2e-4, 5e-5)), pick(rng, (4, 8, 16))
+    shape, targets = draw_llama(rng), pick(rng, (*TARGETS[1:3], ("up_proj", "down_proj"), TARGETS[4]))
+    r, lr, ratio = pick(rng, (8, 16, 64)), pick(rng, (1e-4, 2e-4, 5e-5)), pick(rng, (4, 8, 16))
     method = LoraConfig(r=r, target_modules=list(targets))
-
     total = trained(shape, method)
     small = replace(shape, layers=1, vocab=64)
     b = shape.layers * once((small, repr(method), "LoRA+"), lambda: _at_higher_rate(small, method))
@@ -214,7 +213,8 @@ def lora_plus(rng: np.random.Generator) -> Numeric:
          Mistake("both", total, "That is A and B together. The A's keep the lower rate."),
          Mistake("half", total / 2, "That takes A and B to be equally large. They are only where a matrix is square."),
          Mistake("one-layer", b / shape.layers, f"That is one layer; there are {shape.layers}."),
-         Mistake("ratio", b / ratio, f"The ratio of {ratio} is between learning rates; it changes no count.")])
+         Mistake("ratio", b / ratio, f"The ratio of {ratio} is between learning rates; it changes no count.")],
+        section="11_optimization")
 
 
 

@@ -92,7 +92,7 @@ def vera_model(rng: np.random.Generator) -> Numeric:
          Mistake("inputs", shape.layers * (sum(n_in for _, n_in in sides) + count * r), "That takes b as long as the input; it "
                                                                                         "scales the outputs."),
          Mistake("shared", r + largest_out, "That counts d and b once. A and B are shared, the vectors are not."),
-         one_layer(total, shape)])
+         one_layer(total, shape)], section="04_lora/low-rank")
 
 
 @kind("ulora-tasks", "ulora", "numbers stored for many tasks", 2)
@@ -155,7 +155,8 @@ def ia3_model(rng: np.random.Generator) -> Numeric:
                                                     "part need be that wide."),
          one_layer(total, shape),
          Mistake("matrices", shape.layers * d * each, "That counts matrices. A feature has one factor, not one for each of d "
-                                                      "inputs.")])
+                                                      "inputs.")],
+        section="10_bitfit_norms_ia3")
 
 
 # ---- adapters, biases, norms ----------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def intrinsic_dimension(rng: np.random.Generator) -> Numeric:
     enough = [d for d, loss in losses.items() if loss <= needed]
     answer = enough[0]
     sizes = list(losses)
-    shown = "\n".join(f"    d = {d:>5,}: {loss:.3f}" for d, loss in losses.items())
+    shown = "\n".join(f"    d = {d:,}: {loss:.3f}" for d, loss in losses.items())
     return numeric(
         f"A base model has a loss of {start:.3f} on a task; training everything brings it to {full:.3f}. Training in random "
         f"subspaces of d dimensions brings it to\n\n{shown}\n\n(The shares of the gain are those measured by {GAIN}.) What is "

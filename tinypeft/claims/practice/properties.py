@@ -13,7 +13,7 @@ import numpy as np
 from tinypeft.budget.methods import NF4
 from tinypeft.claims.practice.kinds import capital, choice, kind, pick, some
 from tinypeft.claims.practice.recorded import BASE_KEPT, COMPARED, Measured
-from tinypeft.claims.practice.shapes import ATTENTION, VOCABULARIES, all_parameters, draw_llama, trained, weight_bytes
+from tinypeft.claims.practice.shapes import ATTENTION, VOCABULARIES, all_parameters, base_bytes, draw_llama, trained
 from tinypeft.claims.questions import Choice, Matching, Option, Step
 from tinypeft.claims.small_models import logits, small_gpt2, token_ids
 from tinypeft.peft import (
@@ -159,10 +159,10 @@ def forgetting(rng: np.random.Generator) -> Choice:
         if of(rows[0])[2] < of(rows[1])[1]:
             break
     best = rows[0]
-    rest = "The adapter can be unplugged, and the base is back." if best.method != "full fine-tuning" else ""
+    rest = "" if best.method == "full fine-tuning" else " The adapter can be unplugged, and the base is back."
     asked = ("has learned most of the Polish names (fewest bits per character there)" if learned else
              f"has forgotten least of the US names (the base itself has {BASE_KEPT:.3f} bits per character on them)")
-    options = [Option(capital(row.method), f"Measured: {_said(row)}." + (f" {rest}" if row is best else
+    options = [Option(capital(row.method), f"Measured: {_said(row)}." + (rest if row is best else
                       f" {capital(best.method)}: {of(best)[0]:.3f}."),
                       "" if row is best else f"not-{row.method}".lower().replace(" ", "-")) for row in rows]
     return choice(f"{MEASURED}. Which of these {asked}?", options, rng,
@@ -191,10 +191,11 @@ def table(rng: np.random.Generator) -> Choice:
         if row is right:
             return "It has the fewest bits of those that keep to the limits.", ""
         if row.kilobytes * tasks > total:
-            return f"{tasks} of them take {row.kilobytes * tasks:,} kB.", "storage"
+            return f"{tasks} {row.method} adapters take {row.kilobytes * tasks:,} kB.", "storage"
         if merge and not row.merges:
-            return "It cannot be merged.", "not-mergeable"
-        return f"It would do, but {right.method} has learned more: {right.target[0]:.3f} bits.", "learns-less"
+            return f"{capital(row.method)} cannot be merged.", "not-mergeable"
+        return (f"{capital(row.method)} would do, but {right.method} has learned more: {right.target[0]:.3f} bits.",
+                "learns-less")
 
     options = [Option(capital(row.method), why(row)[0], why(row)[1]) for row in rows]
     return choice(
@@ -215,7 +216,7 @@ def lora_variants(rng: np.random.Generator) -> Matching:
     plain = LoraConfig(r=r, lora_alpha=alpha, target_modules=targets)
     n, extra = trained(shape, plain), trained(shape, LoraConfig(r=r, use_dora=True, target_modules=targets))
     s, root = (rank_and_scaling(LoraConfig(r=r, lora_alpha=alpha, use_rslora=use), "")[1] for use in (False, True))
-    base, four = (f"{size / 1e9:.3g} GB" for size in (weight_bytes(shape), weight_bytes(shape, NF4)))
+    base, four = (f"{size / 1e9:.3g} GB" for size in (base_bytes(shape), base_bytes(shape, NF4)))
 
     def run(weights: str = base, count: int = n, scale: float = s, rates: str = "one learning rate") -> str:
         return f"base weights {weights}; {count:,} trained; B A x times {scale:.3g}; {rates}"

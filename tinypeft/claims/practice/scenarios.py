@@ -11,7 +11,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tinypeft.budget import format_bytes
-from tinypeft.budget.choice import BATCH, FEW, MANY, NEVER, PREFERENCES, REQUESTS, RULES, Choice as Chosen, Needs, choose
+from tinypeft.budget.choice import (
+    BATCH,
+    BILLION,
+    FEW,
+    MANY,
+    NEVER,
+    PREFERENCES,
+    REQUESTS,
+    RULES,
+    Choice as Chosen,
+    Needs,
+    choose,
+)
 from tinypeft.budget.methods import Method, find_method
 from tinypeft.budget.planner import Plan, plan
 from tinypeft.claims.practice.kinds import capital, choice, kind, pick, some
@@ -108,15 +120,24 @@ def _steps(situation: Situation) -> list[Step]:
 @kind("choose-method", "planning", "a method for a situation", 3)
 def choose_method(rng: np.random.Generator) -> Choice:
     situation, decided, names = _situation(rng)
-    left = "It is what is left: the others are ruled out." if not any(map(_would_do, decided.against.values())) else ""
-    options = [Option(capital(find_method(name).title), capital(decided.against[name]) + ".", f"not-{name}")
-               if name in decided.against else
-               Option(capital(find_method(name).title), left if decided.rule in ("usual", "small-files") and left else
-                      capital(decided.reason) + ".") for name in names]
+    options = []
+    for name in names:
+        title = capital(find_method(name).title)
+        if name in decided.against:
+            options.append(Option(title, f"{title}: {decided.against[name]}.", f"not-{name}"))
+        else:
+            options.append(Option(title, _why(decided)))
     return choice(f"The situation:\n\n{situation.words()}\n\nWhich of these methods would you take? Where several would do: "
                   f"with fewer than {FEW:,} examples (IA)3, with {MANY:,} and more for a single task full fine-tuning, else "
                   "LoRA, QLoRA and adapters in this order.", options, rng, steps=_steps(situation),
                   section=SECTION)
+
+
+def _why(decided: Chosen) -> str:
+    """Why the method that is taken is taken."""
+    if decided.rule in ("usual", "small-files") and not any(map(_would_do, decided.against.values())):
+        return "It is what is left: the others are ruled out."
+    return f"{capital(decided.reason)}."
 
 
 def _would_do(reason: str) -> bool:
@@ -139,7 +160,7 @@ def deciding_reason(rng: np.random.Generator) -> Choice:
         if decided.rule in WORDS and decided.fit is not None and len(wrong) >= 3:
             break
     title, because = decided.fit.method.title, f"What decides: {decided.reason}."
-    options = [Option(WORDS[decided.rule], capital(decided.reason) + ".")]
+    options = [Option(WORDS[decided.rule], f"{capital(decided.reason)}.")]
     options += [Option(WORDS[rule], f"{why} {because}", f"not-{rule}") for rule, why in list(wrong.items())[:3]]
     offered = ", ".join(one.title for one in situation.offered())
     return choice(f"The situation:\n\n{situation.words()}\n\nOf {offered}, the one to take is {title}. What decides? (It is "
@@ -152,7 +173,7 @@ def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
     needs, found = situation.needs, situation.plan
     said = {"keep-base": needs.keep_base, "one-set-of-weights": needs.switching == BATCH,
             "whole-model": needs.switching != NEVER, "latency": needs.latency_critical,
-            "storage": needs.storage is not None, "model-size": found.parameters < 10**9,
+            "storage": needs.storage is not None, "model-size": found.parameters < BILLION,
             "much-data": (needs.examples or 0) >= MANY, "little-data": needs.examples is not None and needs.examples < FEW,
             "fit": True}
     order = next(one.order for one in PREFERENCES if one.holds(needs, found))
@@ -162,5 +183,14 @@ def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
     doubtful = {"latency", "storage", *({"keep-base", "whole-model", "one-set-of-weights"} if first == "full" else ())}
     also = {rule.name for rule in RULES if rule.says(fit, needs, found)} if fit else {name for name in doubtful if said[name]}
     wrong = [rule for rule in WORDS if rule != decided.rule and rule not in also and not (rule == "fit" and fit is None)]
-    return {rule: "It counts, but rules nothing out that would have come first." if said[rule] else
-            "Nothing in the situation says so." for rule in sorted(wrong, key=lambda rule: not said[rule])}
+    looked_at = "is to be looked at, but rules nothing out that would have come first."
+    return {rule: f"{capital(WORDS[rule])} {looked_at}" if said[rule] else _ABSENT[rule]
+            for rule in sorted(wrong, key=lambda rule: not said[rule])}
+
+
+_ABSENT = {
+    "keep-base": "Nobody asks for the base's own abilities here.", "one-set-of-weights": "No batch here mixes tasks.",
+    "whole-model": "There is one task, so that nothing is switched.", "latency": "Nothing is said of latency.",
+    "storage": "No limit of storage is given.", "model-size": f"The model is not small: it has {BILLION:,} parameters or more.",
+    "much-data": f"There are fewer than {MANY:,} examples, or it is not said how many.",
+    "little-data": f"There are {FEW:,} examples or more, or it is not said how many."}

@@ -8,13 +8,14 @@ tested.) Builds are kept: a block and a method that come up again are not built 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tinypeft.budget import memory
+from tinypeft.budget.weights import bare_model, dtype_bytes, optimizer_bytes, weight_bytes
 from tinypeft.claims.practice.kinds import pick
 from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, Linear, LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import PeftConfig, get_peft_model
@@ -90,7 +91,7 @@ BLOCKS = ((512, 8, 8, 1408), (576, 9, 3, 1536), (768, 12, 4, 3072), (960, 15, 5,
           (8192, 64, 8, 28672))
 
 
-VOCABULARIES = (32000, 49152, 64000, 100352, 128256, 151936)
+VOCABULARIES = (32000, 49152, 128256)
 
 
 def draw_llama(rng: np.random.Generator, vocabularies: Sequence[int] = tuple(range(8000, 129000, 1000))) -> Shape:
@@ -106,7 +107,7 @@ def draw_llama(rng: np.random.Generator, vocabularies: Sequence[int] = tuple(ran
 def draw_gpt2(rng: np.random.Generator) -> Shape:
     """A GPT-2."""
     width, positions = pick(rng, (256, 384, 512, 640, 768, 896, 1024, 1280, 1600, 2048)), pick(rng, (512, 1024, 2048))
-    return Shape(width, int(rng.integers(4, 49)), width // 64, width // 64, pick(rng, (2, 3, 4, 6)) * width,
+    return Shape(width, int(rng.integers(4, 81)), width // 64, width // 64, pick(rng, (2, 3, 4, 5, 6)) * width,
                  1000 * int(rng.integers(8, 65)), "gpt2", positions)
 
 
@@ -144,30 +145,28 @@ def all_parameters(shape: Shape) -> int:
     return over_layers(shape, "base", lambda small: sum(parameter.size for parameter in small.build().parameters()))
 
 
-def weight_bytes(shape: Shape, quantization: BitsAndBytesConfig | None = None) -> int:
-    """Of the base, in 16 bits or quantized."""
-    return over_layers(shape, f"{quantization!r}, bytes", lambda small: int(memory(
-        small.build(), training=False, tokens=1, quantization=quantization).parts["base weights"]))
+def base_bytes(shape: Shape, quantization: BitsAndBytesConfig | None = None) -> int:
+    """Of the base's weights, in 16 bits or quantized."""
+    return over_layers(shape, f"bytes, {quantization!r}",
+                       lambda small: weight_bytes(bare_model(small.build(), quantization), dtype_bytes("bfloat16")))
 
 
-TRAINED_PARTS = ("gradients", "optimizer states", "master weights", "adapter weights")
-
-
-def trained_parts(shape: Shape, method: PeftConfig | None = None, **conditions: Any) -> dict[str, int]:
-    """Bytes of what is trained: the parts of `memory` that depend on nothing else.
+def trained_bytes(shape: Shape, method: PeftConfig | None = None, adapter_dtype: str = "float32") -> dict[str, int]:
+    """Bytes of what is trained, of its gradients, and of AdamW's states.
 
     Args:
-        method: None for full fine-tuning.
-        conditions: arguments of `memory`.
+        method: None for full fine-tuning, in 16 bits.
+        adapter_dtype: of the adapter and of its gradients.
     """
     shape = replace(shape, vocab=64) if method else shape
+    itemsize = dtype_bytes(adapter_dtype if method else "bfloat16")
 
-    def parts(small: Shape) -> Mapping[str, float]:
-        key = (small, repr(method), repr(conditions), "parts")
-        return once(key, lambda: memory(small.build(), method, tokens=1, **conditions).parts)
+    def states(small: Shape) -> int:
+        model = get_peft_model(small.build(), method) if method else small.build()
+        return optimizer_bytes(Counter(p.shape for p in model.parameters() if p.requires_grad), "adamw")
 
-    return {name: over_layers(shape, (name, repr(method), repr(conditions)), lambda small, name=name: int(parts(small)[name]))  # type: ignore[misc]
-            for name in TRAINED_PARTS}
+    weights = itemsize * (trained(shape, method) if method else all_parameters(shape))
+    return {"weights": weights, "gradients": weights, "optimizer states": over_layers(shape, f"states, {method!r}", states)}
 
 
 @functools.lru_cache(maxsize=4096)

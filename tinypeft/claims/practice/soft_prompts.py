@@ -137,7 +137,7 @@ def prompt_share(rng: np.random.Generator) -> Numeric:
 def prompt_places(rng: np.random.Generator) -> Numeric:
     p, n, context = int(rng.integers(5, 121)), int(rng.integers(40, 801)), 1024 * pick(rng, (1, 2, 4, 8))
     more = once((p, "virtual tokens"), lambda: get_peft_model(
-        build("gpt2"), PromptTuningConfig(num_virtual_tokens=p)).num_virtual_tokens) / n
+        Shape(64, 1, 1, 1, 64).build(), PromptTuningConfig(num_virtual_tokens=p)).num_virtual_tokens) / n
     return numeric(
         f"A soft prompt of p = {p} virtual tokens stands before a text of {n} tokens, in a model for {context:,} positions. "
         "The work of the linear layers grows with the number of positions. By how many percent does the prompt increase it, "
