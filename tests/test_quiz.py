@@ -12,75 +12,86 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinypeft import viz
 from tinypeft.claims.quiz import FAMILIES, OBJECTIVES, QuizChoice, all_questions, draw, find_families, low_rank, mechanisms
 from tinypeft.claims.quiz.family import Family, Table, asked, unlike
 
 ROOT = Path(__file__).parents[1]
 METHODS = {"lora", "rslora", "lora+", "pissa", "dora", "adalora", "vera", "ulora", "ia3", "houlsby", "prefix", "prompt",
            "bitfit", "norms", "subspace", "qlora", "full fine-tuning", "weighted merging"}
-QUESTIONS = all_questions()
-BY_KIND = {question.kind: question for question in QUESTIONS}
 
-every = pytest.mark.parametrize("question", QUESTIONS, ids=list(BY_KIND))
+every = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))  # computed when they are first tested
 
 
 def key_of(question: QuizChoice) -> int:
     return next(i for i, option in enumerate(question.options) if not option.mistake)
 
 
+def by_kind(kind: str) -> QuizChoice:
+    return next(question for question in FAMILIES[kind.partition(".")[0]].questions if question.kind == kind)
+
+
 def answer(kind: str) -> str:
-    question = BY_KIND[kind]
+    question = by_kind(kind)
     return question.options[key_of(question)].text
+
+
+def chances() -> list[float]:
+    """Of guessing each question."""
+    return [1 / len(question.options) for question in all_questions()]
 
 
 # ---- each question --------------------------------------------------------------------------------------------------
 
 
 @every
-def test_a_question_is_well_formed(question):
-    options = question.options
-    assert len(options) in (3, 4)
-    assert sum(not option.mistake for option in options) == 1
-    assert len({option.text for option in options}) == len(options)
-    assert len({option.mistake for option in options}) == len(options)
-    assert all(re.fullmatch(r"[A-Za-z0-9-]*", option.mistake) for option in options)
-    whys = [option.why for option in options]
-    assert len(set(whys)) == len(whys)
-    assert all(len(why) > 20 and why.rstrip(")")[-1] == "." for why in whys)
-    assert question.prompt.rstrip()[-1] in "?.)"
-    assert question.steps[0].text
-    assert not re.search(r"\{|\}|None|\b(nan|inf)\b", question.prompt.replace('{"v_proj": 64}', "") + "".join(whys))
+def test_a_question_is_well_formed(family):
+    for question in family.questions:
+        options = question.options
+        assert len(options) in (3, 4)
+        assert sum(not option.mistake for option in options) == 1
+        assert len({option.text for option in options}) == len(options)
+        assert len({option.mistake for option in options}) == len(options)
+        assert all(re.fullmatch(r"[A-Za-z0-9-]*", option.mistake) for option in options)
+        whys = [option.why for option in options]
+        assert len(set(whys)) == len(whys)
+        assert all(len(why) > 20 and why.rstrip(")")[-1] == "." for why in whys)
+        assert question.prompt.rstrip()[-1] in "?.)"
+        assert question.steps[0].text
+        assert not re.search(r"\{|\}|None|\b(nan|inf)\b", question.prompt.replace('{"v_proj": 64}', "") + "".join(whys))
 
 
 @every
-def test_answers_are_judged_with_their_own_explanations(question):
-    for letter, option in zip("ABCD", question.options, strict=False):
-        feedback = question.check(letter)
-        assert feedback.right == (not option.mistake)
-        assert feedback.message == option.why
-        assert feedback.mistake == (option.mistake or None)
+def test_answers_are_judged_with_their_own_explanations(family):
+    for question in family.questions:
+        for letter, option in zip("ABCD", question.options, strict=False):
+            feedback = question.check(letter)
+            assert feedback.right == (not option.mistake)
+            assert feedback.message == option.why
+            assert feedback.mistake == (option.mistake or None)
 
 
 @every
-def test_a_question_points_to_a_lesson(question):
-    outline = tomllib.loads((ROOT / "lessons" / "outline.toml").read_text("utf-8"))["lessons"]
-    slug, _, section = question.section.partition("/")
-    lesson = next(lesson for lesson in outline if lesson["slug"] == slug)
-    assert not section or section in {one["id"] for one in lesson["sections"]}
+def test_a_question_points_to_a_lesson(family):
+    for question in family.questions:
+        outline = tomllib.loads((ROOT / "lessons" / "outline.toml").read_text("utf-8"))["lessons"]
+        slug, _, section = question.section.partition("/")
+        lesson = next(lesson for lesson in outline if lesson["slug"] == slug)
+        assert not section or section in {one["id"] for one in lesson["sections"]}
 
 
 def test_no_two_questions_ask_the_same():
     shown = [(question.prompt, question.draw and question.draw().alt, *sorted(option.text for option in question.options))
-             for question in QUESTIONS]
+             for question in all_questions()]
     assert len(set(shown)) == len(shown)
-    assert len({question.kind for question in QUESTIONS}) == len(QUESTIONS) >= 44
-    assert sum(question.draw is not None for question in QUESTIONS) >= 6
+    assert len({question.kind for question in all_questions()}) == len(all_questions()) >= 44
+    assert sum(question.draw is not None for question in all_questions()) >= 6
 
 
 def test_all_objectives_and_methods_are_asked_about():
-    assert {question.objective for question in QUESTIONS} == set(OBJECTIVES)
-    assert {method for question in QUESTIONS for method in question.methods} == METHODS
-    assert min(Counter(question.objective for question in QUESTIONS).values()) >= 8
+    assert {question.objective for question in all_questions()} == set(OBJECTIVES)
+    assert {method for question in all_questions() for method in question.methods} == METHODS
+    assert min(Counter(question.objective for question in all_questions()).values()) >= 8
 
 
 def test_wrong_tables_are_refused():
@@ -103,20 +114,38 @@ def test_wrong_tables_are_refused():
 
 # ---- figures --------------------------------------------------------------------------------------------------------
 
-FIGURES = [question for question in QUESTIONS if question.draw]
+def figures(family: Family) -> list[tuple[QuizChoice, viz.Picture]]:
+    return [(question, question.draw()) for question in family.questions if question.draw]
 
 
-@pytest.mark.parametrize("question", FIGURES, ids=[question.kind for question in FIGURES])
-def test_a_figure_is_described_and_does_not_say_the_answer(question):
-    picture = question.draw()
-    texts = [text.get_text() for axes in picture.figure.axes for text in [axes.title, axes.xaxis.label, axes.yaxis.label]]
-    assert len(picture.alt) > 80
-    named = [option.text for option in question.options if option.text in picture.alt + " ".join(texts)]
-    assert len(named) in (0, len(question.options))  # as labels of all, or not at all
+@every
+def test_a_figure_is_described_and_does_not_say_the_answer(family):
+    for question, picture in figures(family):
+        said = [text.get_text() for axes in picture.figure.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label)]
+        assert len(picture.alt) > 80
+        named = [option.text for option in question.options if option.text in picture.alt + " ".join(said)]
+        assert len(named) in (0, len(question.options))  # as labels of all, or not at all
 
 
 def test_a_figure_is_a_picture():
-    assert FIGURES[0].draw().png()[:4] == b"\x89PNG"
+    assert by_kind("spectrum.half").draw().png()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("name", "queries", "keys", "first"), [("lora", 6, 6, 1), ("prefix", 6, 9, 4), ("prompt", 9, 9, 1)])
+def test_attention_is_drawn_as_it_is(name, queries, keys, first):
+    picture = by_kind(f"attention.{name}").draw()
+    weights = picture.figure.axes[0].images[0].get_array()
+    assert weights.shape == (queries, keys)
+    assert np.allclose(weights.sum(axis=1), 1)
+    assert [int((row > 0).sum()) for row in weights] == [first + i for i in range(queries)]
+    assert f"{queries} queries, {keys} keys. The first query attends to {first} of the keys" in picture.alt
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match=r"expected \(queries, keys\), got shape \(3,\)"):
+        viz.plot_attention(np.ones(3), "title")
+    with pytest.raises(ValueError, match="2 dimensions and 1 values"):
+        viz.plot_by_dimension([1, 2], [1.0], "loss", "title", {})
 
 
 # ---- options alone --------------------------------------------------------------------------------------------------
@@ -189,8 +218,9 @@ def beyond_chance(rates: list[float], chances: list[float]) -> float:
 
 @pytest.mark.parametrize("name", HEURISTICS)
 def test_options_alone_do_not_tell(name):
-    rates = [hits(HEURISTICS[name]([option.text for option in question.options]), key_of(question)) for question in QUESTIONS]
-    assert abs(beyond_chance(rates, [1 / len(question.options) for question in QUESTIONS])) < 2.6, name
+    rates = [hits(HEURISTICS[name]([option.text for option in question.options]), key_of(question))
+             for question in all_questions()]
+    assert abs(beyond_chance(rates, chances())) < 2.6, name
 
 
 def test_the_checks_of_wording_can_fail():
@@ -213,21 +243,22 @@ def test_words_of_the_prompt_do_not_tell():
         said = set(words(question.prompt))
         return [len(said & set(words(option.text))) / len(words(option.text)) for option in question.options]
 
-    rates = [hits(echoed(question), key_of(question)) for question in QUESTIONS]
-    assert abs(beyond_chance(rates, [1 / len(question.options) for question in QUESTIONS])) < 2.6
+    rates = [hits(echoed(question), key_of(question)) for question in all_questions()]
+    assert abs(beyond_chance(rates, chances())) < 2.6
 
 
 @every
-def test_options_have_one_form(question):
-    texts = [option.text for option in question.options]
-    numeric = re.compile(r"(r = |about )?\d[\d.,e-]*( ?(GB|MB|%|bits|x))?")
-    assert len({bool(numeric.fullmatch(text)) for text in texts}) == 1
-    assert max(map(len, texts)) <= 1.8 * min(map(len, texts)) or all(len(text) <= 16 for text in texts)
-    assert not any(set(words(text)) & {"always", "never", "impossible"} or "of the above" in text for text in texts)
+def test_options_have_one_form(family):
+    for question in family.questions:
+        texts = [option.text for option in question.options]
+        numeric = re.compile(r"(r = |about )?\d[\d.,e-]*( ?(GB|MB|%|bits|x))?")
+        assert len({bool(numeric.fullmatch(text)) for text in texts}) == 1
+        assert max(map(len, texts)) <= 1.8 * min(map(len, texts)) or all(len(text) <= 16 for text in texts)
+        assert not any(set(words(text)) & {"always", "never", "impossible"} or "of the above" in text for text in texts)
 
 
 def test_letters_of_the_right_answers_are_spread():
-    letters = Counter(question.shuffle(seed).right for question in QUESTIONS for seed in range(10))
+    letters = Counter(question.shuffle(seed).right for question in all_questions() for seed in range(10))
     n = sum(letters.values())
     for letter in "ABC":
         assert abs(letters[letter] - n / 4) < 3 * math.sqrt(n * 3 / 16) + 30 * 0.09  # a few questions have three options
@@ -237,11 +268,12 @@ def test_letters_of_the_right_answers_are_spread():
 
 
 @every
-def test_shuffling_keeps_the_options(question):
-    again, other = question.shuffle(1), question.shuffle(2)
-    assert question.shuffle(1) == again
-    assert sorted(option.text for option in again.options) == sorted(option.text for option in other.options)
-    assert again.options[key_of(again)].text == question.options[key_of(question)].text
+def test_shuffling_keeps_the_options(family):
+    for question in family.questions:
+        again, other = question.shuffle(1), question.shuffle(2)
+        assert question.shuffle(1) == again
+        assert sorted(option.text for option in again.options) == sorted(option.text for option in other.options)
+        assert again.options[key_of(again)].text == question.options[key_of(question)].text
 
 
 def test_equal_seeds_draw_equal_questions():
@@ -257,8 +289,8 @@ def test_objectives_and_families_take_turns():
         drawn = list(draw(count=len(FAMILIES), seed=seed))
         assert len({question.family for question in drawn}) == len(FAMILIES)
         assert {question.objective for question in drawn[:5]} == set(OBJECTIVES)
-    assert len(list(draw(count=1000, seed=0))) == len(QUESTIONS)
-    assert len({question.kind for question in draw(count=1000, seed=0)}) == len(QUESTIONS)
+    assert len(list(draw(count=1000, seed=0))) == len(all_questions())
+    assert len({question.kind for question in draw(count=1000, seed=0)}) == len(all_questions())
 
 
 @pytest.mark.parametrize(("topic", "holds"), [
