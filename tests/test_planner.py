@@ -173,6 +173,8 @@ def test_models_the_other_way_round():
     assert found["full"].model == "gpt2-large"
     assert found["bitfit"].model == "qwen2-7b"  # OPT and Pythia have biases too, but can only be counted
     assert found["qlora"].needs <= 24e9
+    targets = largest_models("24GB", methods=["lora"], target_modules=["c_attn"])
+    assert targets[0].model == "gpt2-xl"  # of those that have a module of that name
     assert largest_model("full", "100MB") is None
 
 
@@ -470,7 +472,9 @@ def test_preferences_know_all_methods():
     (lambda: plan("gpt2", "2GB", quantization="nf5"), "quantization 'nf5' is unknown"),
     (lambda: plan("gpt2", "2GB", trainable_max="5GB"), "expected a number of parameters"),
     (lambda: plan("gpt2", "2GB", trainable_max="0.0000001%"), "leaves nothing to train"),
-    (lambda: plan("gpt2", "2GB", target_modules=["q_prj"], methods=["lora"]), "match no module"),
+    (lambda: plan("gpt2", "2GB", target_modules=["q_prj"]), "match no module"),
+    (lambda: largest_models("2GB", target_modules=["q_prj"], methods=["lora"]), "match no module"),
+    (lambda: largest_models("2GB", tokens=10**6), "no model of the catalog has 1,000,000 positions"),
     (lambda: largest_size("ia3", "gpt2", "2GB"), "has no size to choose"),
     (lambda: largest_models("2GB", optimizer="adamv"), "optimizer 'adamv' is unknown"),
     (lambda: Needs(switching="often"), "switching 'often' is unknown"),

@@ -105,6 +105,14 @@ class Search:
         config = self.config(method, 1)
         return None if config is None else get_peft_model(bare_model(self.name, self.limits.stored(method)), config)
 
+    def suits(self, method: Method) -> bool:
+        """Whether the model can have this method at all."""
+        try:
+            self.adapted(method)
+        except ValueError:
+            return False
+        return True
+
     def breakdown(self, method: Method, size: int) -> Breakdown:
         """Memory of a training step."""
         key = method.name, size

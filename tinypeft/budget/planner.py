@@ -15,7 +15,7 @@ from tinypeft.budget.catalog import CATALOG, base_parameters
 from tinypeft.budget.fitting import Fit, Rejection, Search, consider
 from tinypeft.budget.limits import Limits, limits_of
 from tinypeft.budget.memory import memory
-from tinypeft.budget.methods import METHODS, Method, find_method, stored_as
+from tinypeft.budget.methods import METHODS, RANK, Method, find_method, stored_as
 from tinypeft.budget.shapes import ShapeModel
 from tinypeft.nn import CausalLM
 
@@ -92,6 +92,8 @@ def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | No
     limits = limits_of(gpu, model, **options)
     search, chosen = Search(model, limits), _chosen(methods, limits)
     base = memory(model, training=False, **limits.conditions)  # refuses conditions that cannot be, before any search
+    for method in [one for one in chosen if one.size_name == RANK][:1]:
+        search.most(method)  # refuses target_modules that are not there
     found = [consider(search, method, tasks) for method in chosen]
     fits = tuple(one for one in found if isinstance(one, Fit))
     rejected = tuple(one for one in found if isinstance(one, Rejection))
@@ -175,7 +177,10 @@ def largest_models(gpu: str | float, *, methods: Iterable[str] | None = None, **
     limits = limits_of(gpu, "gpt2", **options)
     memory("gpt2", training=False, **{**limits.conditions, "tokens": 1})  # refuses what cannot be
     searches = [Search(name, limits_of(gpu, name, **options)) for name in sorted(CATALOG, key=base_parameters, reverse=True)]
-    searches = [search for search in searches if not isinstance(search.model, ShapeModel)]  # those can be counted only
+    searches = [search for search in searches if not isinstance(search.model, ShapeModel)  # those can be counted only
+                and search.limits.tokens <= search.model.config.max_position_embeddings]
+    if not searches:
+        raise ValueError(f"no model of the catalog has {limits.tokens:,} positions: ask for fewer tokens")
     return tuple(_largest_for(method, searches) for method in _chosen(methods, limits))
 
 
@@ -188,12 +193,20 @@ def largest_model(method: str, gpu: str | float, **options: Any) -> str | None:
     return largest_models(gpu, methods=[method], **options)[0].model
 
 
-def _largest_for(method: Method, searches: Iterable[Search]) -> LargestModel:
+def _largest_for(method: Method, searches: list[Search]) -> LargestModel:
+    """Of models in falling order.
+
+    Raises:
+        ValueError: none of them can have this method: target_modules name nothing in any.
+    """
     for search in searches:
-        if _fits(search, method):
+        if search.base_fits(method) and search.suits(method):
             size = search.wanted(method)
-            return LargestModel(method, str(search.name), _parameters(search.model), size, search.card_bytes(method, size),
-                                dict(search.breakdown(method, size).conditions))
+            if size <= search.most(method) and search.use(method, size) <= 1:
+                return LargestModel(method, str(search.name), _parameters(search.model), size, search.card_bytes(method, size),
+                                    dict(search.breakdown(method, size).conditions))
+    if not any(search.suits(method) for search in searches):
+        searches[-1].adapted(method)  # says why
     return LargestModel(method, None)
 
 
@@ -203,17 +216,6 @@ def _minimum(search: Search, rejected: Iterable[Rejection]) -> Rejection | None:
     smallest = [replace(one, size=1, needs=search.card_bytes(one.method, 1), cards=search.cards(one.method, 1))
                 for one in most_modest]
     return min(smallest, key=lambda one: one.needs or 0, default=None)
-
-
-def _fits(search: Search, method: Method) -> bool:
-    """Whether a method fits with the usual size, or the wanted one."""
-    size = search.wanted(method)
-    if search.limits.tokens > search.model.config.max_position_embeddings or not search.base_fits(method):
-        return False
-    try:
-        return size <= search.most(method) and search.use(method, size) <= 1
-    except ValueError:  # the model cannot have this method
-        return False
 
 
 def card_sold(needs: float) -> int | None:
