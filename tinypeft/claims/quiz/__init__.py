@@ -7,6 +7,7 @@ Questions come in families that share their options (family.py); two of one fami
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from tinypeft.claims.quiz import (  # noqa: F401  (they enter their families)
@@ -77,19 +78,24 @@ def draw(topic: str | None = None, *, count: int = 10, seed: int = 0) -> Iterato
 
 
 def _taken(families: list[Family], topic: str | None, count: int, seed: int) -> Iterator[QuizChoice]:
-    left: dict[str, list[QuizChoice]] = {}
+    """A question of each family, then a second of each, and so on."""
     taken = 0
-    while families and taken < count:
-        for family in list(families):
-            if family.name not in left:
-                of_method = topic is not None and topic.strip().lower() in {*family.methods, *family.also} - {family.topic}
-                questions = [q for q in family.questions if not of_method or str(topic).strip().lower() in q.methods]
+    for turn in itertools.count():
+        before = taken
+        for family in families:
+            questions = _on_topic(family, topic)
+            if turn < len(questions):
                 order = generator(seed, "quiz", family.name).permutation(len(questions))
-                left[family.name] = [questions[i] for i in order]
-            if not left[family.name]:
-                families.remove(family)
-                continue
-            yield left[family.name].pop().shuffle(seed)
-            taken += 1
+                yield questions[order[turn]].shuffle(seed)
+                taken += 1
             if taken == count:
                 return
+        if taken == before:
+            return
+
+
+def _on_topic(family: Family, topic: str | None) -> list[QuizChoice]:
+    """A family's questions; of those of a method, what is about it."""
+    name = str(topic).strip().lower()
+    by_method = name in {*family.methods, *family.also} - {family.topic}
+    return [question for question in family.questions if not by_method or name in question.methods]

@@ -87,7 +87,7 @@ def _codebooks() -> tuple[ScaledValues, dict[str, tuple[np.ndarray, np.ndarray |
     """What a codebook sees of normal weights in blocks of 64; and codebooks with the boundaries of their regions."""
     from scipy.stats import norm
 
-    seen = ScaledValues.of_distribution(norm, points=1000)
+    seen = ScaledValues.of_distribution(norm, points=8000)
     return seen, {"NF4": (get_4bit_type("nf4"), None), "int4": (get_4bit_type("int4"), None),
                   "Lloyd-Max": (lloyd_max(seen), None), "quantile means": equal_mass(seen)}
 
