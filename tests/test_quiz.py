@@ -57,7 +57,7 @@ def test_a_question_is_well_formed(family):
         assert len(set(whys)) == len(whys)
         assert all(len(why) > 20 and why.rstrip(")")[-1] == "." for why in whys)
         assert question.prompt.rstrip()[-1] in "?.)"
-        assert question.steps[0].text
+        assert question.steps[0].formula
         assert not re.search(r"\{|\}|None|\b(nan|inf)\b", question.prompt.replace('{"v_proj": 64}', "") + "".join(whys))
 
 

@@ -59,7 +59,7 @@ def test_a_reply_that_is_no_option_is_asked_again(monkeypatch, capsys):
     question = next(draw(count=1, seed=0))
     session, said = transcript(monkeypatch, capsys, ["E", "hint", question.right.lower()], count=1)
     assert "'E' is none of the options; answer with one letter of A, B, C" in said
-    assert f"Hint: {question.steps[0].text}" in said
+    assert f"Hint: {question.steps[0].text}: {question.steps[0].formula}." in said
     assert [result.right for result in session.results] == [True]
 
 

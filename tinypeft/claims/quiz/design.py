@@ -69,7 +69,8 @@ def ranks_that_fit() -> Table:
                   steps=step("few", "32")),
             asked("all_16",
                   f"{given} LoRA is on all linear layers, {every} numbers for each rank, with {sixteen}. {ask}",
-                  "The feed-forward matrices are the wide ones: with them a rank costs more than twice as much.",
+                  "The feed-forward matrices are the wide ones: with them a rank costs "
+                  f"{per_rank['all'] / per_rank['few']:.1f} times as much.",
                   all_32=f"float32-adapter: That is with {each['float32']} bytes a number, for weights and gradients in "
                          "float32.",
                   few_16=f"attention-for-all-linear: That is with the attention matrices alone, {few} numbers for each rank.",
@@ -100,6 +101,7 @@ def cards() -> Table:
     unlike({name: float(value) for name, value in count.items()})
     said = {name: f"It takes {format_bytes(breakdown.total)} in all, {format_bytes(breakdown.parts['base weights'])} of them "
                   "the base's weights." for name, (breakdown, _) in needs.items()}
+    larger = f"{needs['sixteen'][0].parts['base weights'] / qlora.parts['base weights']:.1f}"
     given = "Llama-2-70B is trained on 1 row of 2,048 tokens, gradient checkpointing, Adam."
     ask = ("How many cards does it take at least, if weights, gradients and optimizer states are spread evenly? (Activations "
            "are each card's own.)")
@@ -111,8 +113,9 @@ def cards() -> Table:
             asked("small",
                   f"{given} QLoRA with r=16 on all linear layers, on cards of 24 GB. {ask}",
                   f"{said['small']} Four bits do not bring 70B onto one consumer card, as is often said.",
-                  roomy="seventy-on-twenty-four: Half a byte for each of 69 billion parameters is more than 24 GB already.",
-                  sixteen="four-bits-forgotten: So many hold a base in 16 bits, about four times as large.",
+                  roomy=f"seventy-on-twenty-four: Half a byte for each of {base_parameters(model) / 1e9:.0f} billion "
+                        "parameters is more than 24 GB already.",
+                  sixteen=f"four-bits-forgotten: So many hold a base in 16 bits, {larger} times as large.",
                   full="full-for-adapter: So many larger cards full fine-tuning takes, with gradients and states for every "
                        "weight."),
             asked("roomy",
@@ -127,13 +130,14 @@ def cards() -> Table:
                   f"{said['sixteen']} LoRA saves states and gradients; the frozen base still has to be there.",
                   roomy="adapter-alone-counted: The adapter alone would fit; the frozen base has two bytes for each "
                         "parameter.",
-                  small="four-bits-assumed: So many hold a base in NF4; in 16 bits it is about four times as large.",
+                  small=f"four-bits-assumed: So many hold a base in NF4; in 16 bits it is {larger} times as large.",
                   full="full-for-adapter: So many larger cards full fine-tuning takes, with gradients and states for every "
                        "weight.",
                   methods=("lora",)),
             asked("full",
                   f"{given} Full fine-tuning in mixed precision with master weights, on cards of 80 GB. {ask}",
-                  f"{said['full']} Sixteen bytes a parameter, before any activation.",
+                  f"{said['full']} {needs['full'][0].total / base_parameters(model):.0f} bytes a parameter, activations being "
+                  "the least of it.",
                   roomy="checkpointing-is-enough: Checkpointing shrinks activations, and they are the small part here.",
                   small=f"weights-alone: {count['small']} of them hold the weights in 16 bits, but no gradients, states and "
                         "master weights.",
@@ -180,7 +184,7 @@ def storage() -> Table:
             asked("adapters",
                   f"{given} Only what was trained is stored, to be used with a base that everyone has. How much space does it "
                   "take?",
-                  "The adapters alone: less than a tenth of a single base in four bits.",
+                  f"The adapters alone: {values['adapters'] / four_bit:.0%} of a single base in four bits.",
                   apart="base-stored-along: That has the base in it, which everyone has.",
                   four_bits="base-stored-in-four-bits: That has the base in it, in NF4, which everyone can make for "
                             "themselves.",

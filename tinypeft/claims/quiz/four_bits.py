@@ -168,6 +168,7 @@ def expanded() -> Table:
     """What of a four-bit 70B model is there in 16 bits, and when."""
     model: Any = build("llama-2-70b")
     layer = model.model.layers[0]
+    matrices = sum(p.ndim == 2 for p in layer.parameters())
     stored = memory("llama-2-70b", training=False, quantization=NF4)
     values = {"matrix": stored.parts["dequantized weight"], "layer": 2.0 * sum(p.size for p in layer.parameters()),
               "stored": stored.parts["base weights"], "copy": 2.0 * base_parameters("llama-2-70b")}
@@ -184,13 +185,14 @@ def expanded() -> Table:
                   "feed-forward part.",
                   copy="whole-model-expanded: The weights are never all in 16 bits at once; then four bits would have saved "
                        "nothing.",
-                  layer="block-by-block: A decoder layer has seven such matrices, and they are expanded one after another.",
+                  layer=f"block-by-block: A decoder layer has {matrices} such matrices, and they are expanded one after "
+                        "another.",
                   stored="stored-for-expanded: That is what the four-bit weights take all the time."),
             asked("layer",
                   f"{given} Suppose a program expanded all matrices of one decoder layer to 16 bits before computing with it: "
                   "how much memory would they take?",
                   "All of a layer's weights at two bytes: still little beside the stored weights.",
-                  matrix="largest-matrix: That is the largest of its seven matrices alone.",
+                  matrix=f"largest-matrix: That is the largest of its {matrices} matrices alone.",
                   copy="whole-model-expanded: That is the whole model, all its layers.",
                   stored="stored-for-expanded: That is what the four-bit weights take all the time."),
             asked("copy",
@@ -208,7 +210,7 @@ def expanded() -> Table:
                   f"{given} How much memory do the weights take while they wait, embeddings and head included?",
                   "Four bits and constants for the linear layers, 16 bits for embeddings, head and norms.",
                   matrix="expanded-for-stored: That is the largest matrix in 16 bits, while it is multiplied with.",
-                  layer="layer-for-model: That is one of 80 decoder layers, in 16 bits.",
+                  layer=f"layer-for-model: That is one of {model.config.num_hidden_layers} decoder layers, in 16 bits.",
                   copy="four-bits-in-name: That is the model in 16 bits, as it was before it was quantized."),
         ])
 
@@ -261,8 +263,8 @@ def requantized() -> Table:
             asked("large",
                   "A LoRA whose change is 30% of the weights' norm, very much for an adapter, is merged into an NF4 base with "
                   f"double quantization. {ask}",
-                  "The rounding error of NF4 is near a tenth of the weights' norm, whatever is merged: against so large a "
-                  "change it is about a third.",
+                  f"The rounding error of NF4 is {0.3 * values['large']:.0%} of the weights' norm, whatever is merged: against "
+                  f"so large a change it is {values['large']:.0%}.",
                   float="merge-is-exact: The sum is rounded to 16 values a block, however large the change.",
                   nf4="always-lost: A change of many steps is not lost: codes do change. What stays is the rounding error.",
                   int8="eight-bit-steps: With a small change in 8 bits that much is lost."),

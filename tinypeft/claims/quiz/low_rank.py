@@ -157,6 +157,7 @@ def spectrum() -> Table:
 
     values = {"half": smallest(0.5), "squares": smallest(0.1**0.5), "tenth": smallest(0.1), "hundredth": smallest(0.01)}
     unlike(values)
+    lost = {name: best_low_rank(change, r)[2] for name, r in values.items()}
 
     def draw() -> viz.Picture:
         index = np.arange(1, 25)
@@ -174,34 +175,37 @@ def spectrum() -> Table:
             asked("tenth",
                   f"{given} misses at most 10% of the change's Frobenius norm?",
                   f"In norm, {share}: the first r at which this is below 0.1.",
-                  squares="square-for-norm: This rank loses at most 10% of the sum of squares; its root, the share of the "
-                          "norm, is about 30%.",
+                  squares=f"square-for-norm: This rank loses {lost['squares']**2:.0%} of the sum of squares; its root, the "
+                          f"share of the norm, is {lost['squares']:.0%}.",
                   half="large-values-only: This keeps the values of at least half the largest, and the tail behind them weighs "
                        "more than a tenth.",
-                  hundredth="norm-squared-twice: That loses 1% of the norm: the 10% have been squared though they are of the "
-                            "norm already.",
+                  hundredth=f"norm-squared-twice: That loses {lost['hundredth']:.1%} of the norm: the 10% have been squared "
+                            "though they are of the norm already.",
                   steps=(Step("smallest r", f"{falls:g}^r <= 0.1", str(values["tenth"])),), draw=draw),
             asked("squares",
                   f"{given} keeps at least 90% of the sum of the squared singular values?",
                   f"What is lost of the squares is {falls * falls:g}^r, since squares fall faster than the values themselves.",
-                  tenth="norm-for-square: This rank loses at most 10% of the norm, which is 1% of the squares: more than was "
-                        "asked for.",
-                  half="half-is-most: This loses a quarter of the norm's square or less, not a tenth.",
-                  hundredth="norm-for-square-twice: That loses 1% of the norm, a ten-thousandth of the squares.",
+                  tenth=f"norm-for-square: This rank loses {lost['tenth']:.0%} of the norm, and {lost['tenth']**2:.1%} of the "
+                        "squares: less than was allowed.",
+                  half=f"half-is-most: This loses {lost['half']**2:.0%} of the squares, and {lost['half']:.0%} of the norm.",
+                  hundredth=f"norm-for-square-twice: That loses {lost['hundredth']:.1%} of the norm, and next to nothing of "
+                            "the squares.",
                   steps=(Step("smallest r", f"{falls * falls:g}^r <= 0.1", str(values["squares"])),), draw=draw),
             asked("hundredth",
                   f"{given} misses at most 1% of the change's Frobenius norm?",
                   f"In norm, {share}: each further digit costs as many ranks as the first.",
-                  tenth="square-for-norm: This rank loses 1% of the squares, but 10% of the norm.",
-                  squares="percent-of-the-squares: That keeps 90% of the squares only.",
-                  half="large-values-only: Half of the norm is far from a hundredth.",
+                  tenth=f"square-for-norm: This rank loses {lost['tenth']**2:.1%} of the squares, but {lost['tenth']:.0%} of "
+                        "the norm.",
+                  squares=f"percent-of-the-squares: That keeps {1 - lost['squares']**2:.0%} of the squares, and misses "
+                          f"{lost['squares']:.0%} of the norm.",
+                  half=f"large-values-only: This rank misses {lost['half']:.0%} of the norm.",
                   steps=(Step("smallest r", f"{falls:g}^r <= 0.01", str(values["hundredth"])),), draw=draw),
             asked("half",
                   f"{given} misses at most half of the change's Frobenius norm?",
                   f"In norm, {share}: a few values do, since the norm is ruled by the largest.",
-                  squares="tenth-of-the-squares: That loses 10% of the squares, about 30% of the norm: better than was asked "
-                          "for.",
-                  tenth="tenth-for-half: That misses a tenth of the norm.",
+                  squares=f"tenth-of-the-squares: That loses {lost['squares']**2:.0%} of the squares, {lost['squares']:.0%} of "
+                          "the norm: better than was asked for.",
+                  tenth=f"tenth-for-half: That misses {lost['tenth']:.0%} of the norm, far less than half.",
                   hundredth="half-the-values: Nearly half of all values need not be kept: those at the end weigh next to "
                             "nothing.",
                   steps=(Step("smallest r", f"{falls:g}^r <= 0.5", str(values["half"])),), draw=draw),
@@ -231,7 +235,7 @@ def intrinsic() -> Table:
             asked("d90",
                   f"{given} d to count as d90, the intrinsic dimension?",
                   f"90% of the way from the base to full fine-tuning. Here a subspace of {reached:,} dimensions is the first "
-                  "to get there, a hundredth of all weights.",
+                  f"to get there, {reached / base_parameters(BUNDLED):.1%} of all weights.",
                   d50="half-is-enough: That is half of the way; the definition asks for 90%.",
                   near="percent-of-the-loss: That is a loss 10% above full fine-tuning's. The 90% are of the gain, which a "
                        "loss that is large to begin with does not show.",

@@ -178,6 +178,7 @@ def passes() -> Table:
 
     values = {"lora": counted(True, False), "full": counted(False, False), "full_again": counted(False, True), "inference": 1.0}
     unlike(values)
+    share = count_parameters(BUNDLED, LoraConfig(r=1, target_modules="all-linear")).fraction
     ask = "How many forward passes of the base are as many multiplications in linear layers, about?"
     return Table(
         hint="Backward, each linear layer has a product for the gradient of its input, and another for that of its weight if "
@@ -196,13 +197,13 @@ def passes() -> Table:
                   "A training step of LoRA with a very small rank on all linear layers is measured, without gradient "
                   f"checkpointing. {ask}",
                   "One forward, and backward the gradients of the inputs, which lead to the adapters below. Only the frozen "
-                  f"weights' gradients are saved: a third at most, {values['full'] / values['lora']:.1f} times as fast and no "
-                  "more.",
+                  f"weights' gradients are saved: {1 - values['lora'] / values['full']:.0%} of the work at most, "
+                  f"{values['full'] / values['lora']:.1f} times as fast and no more.",
                   full="frozen-weights-get-gradients: Nobody wants the gradients of frozen weights, and they are not "
                        "computed.",
                   full_again="lora-costs-more: The thin factors cost little, and nothing is computed twice.",
-                  inference="share-of-parameters-is-share-of-work: The adapters are less than a hundredth of the parameters, "
-                            "but the gradient still passes through every frozen layer.",
+                  inference=f"share-of-parameters-is-share-of-work: The adapters are {share:.1%} of the parameters, but the "
+                            "gradient still passes through every frozen layer.",
                   steps=(Step("counted", value=f"{values['lora']:.2f}"),)),
             asked("full_again",
                   f"A training step of full fine-tuning is measured, with gradient checkpointing. {ask}",

@@ -32,6 +32,7 @@ def base_memory() -> Table:
     plain = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     values = {"double": stored(NF4), "plain": stored(plain), "codes": linear / 2, "int8": stored(INT8)}
     unlike(values)
+    kept = 2.0 * (base_parameters("llama-2-70b") - linear)
     half = format_bytes(base_parameters("llama-2-70b") / 2)
     given = (f"Llama-2-70B has {base_parameters('llama-2-70b'):,} parameters, {linear:,} of them in its linear layers but the "
              "head.")
@@ -43,8 +44,9 @@ def base_memory() -> Table:
         prompts=[
             asked("double",
                   f"{given} It is loaded in NF4 with double quantization. {ask}",
-                  f"Half a byte a parameter would be {half}; constants and what stays in 16 bits add a little over a gigabyte "
-                  "each. It exceeds a card of 24 GB before any training.",
+                  f"Half a byte a parameter would be {half}; to the codes, constants add "
+                  f"{format_bytes(values['double'] - values['codes'] - kept)}, and what stays in 16 bits {format_bytes(kept)}. "
+                  "It exceeds a card of 24 GB before any training.",
                   plain="double-quantization-forgotten: That is with a float32 maximum for each block: half a bit a weight "
                         "instead of an eighth.",
                   codes="half-a-byte: That is the codes alone, half a byte for each weight of the linear layers. Constants and "
@@ -52,9 +54,10 @@ def base_memory() -> Table:
                   int8="byte-for-four-bits: That is a byte for each weight of the linear layers: LLM.int8."),
             asked("plain",
                   f"{given} It is loaded in NF4 without double quantization. {ask}",
-                  "A float32 maximum for 64 weights adds an eighth to the codes, several gigabytes here.",
-                  double="double-quantization-assumed: That has the maxima in 8 bits, which saves several gigabytes but has to "
-                         "be switched on.",
+                  "A float32 maximum for 64 weights adds an eighth to the codes, "
+                  f"{format_bytes(values['plain'] - values['codes'] - kept)} here.",
+                  double="double-quantization-assumed: That has the maxima in 8 bits, which saves "
+                         f"{format_bytes(values['plain'] - values['double'])} but has to be switched on.",
                   codes="half-a-byte: That is the codes alone, without the maxima and without what stays in 16 bits.",
                   int8="byte-for-four-bits: That is a byte for each weight of the linear layers: LLM.int8."),
             asked("codes",
@@ -169,6 +172,7 @@ def largest_part() -> Table:
 
     vocabulary, tokens = build("llama-2-7b").config.vocab_size, 2048
     rows, logits = f"{tokens:,} x {vocabulary:,}", format_bytes(4.0 * tokens * vocabulary)
+    wide = build("llama-3-8b").config.vocab_size / build("llama-3-8b").config.hidden_size
     ask = "Which part of the memory is the largest?"
     return Table(
         options=options,
@@ -202,8 +206,8 @@ def largest_part() -> Table:
                   "and a gradient.",
                   base_weights="weights-rule: In four bits they are a few gigabytes, whatever the batch; the logits grow with "
                                "it.",
-                  activations="activations-rule: Checkpointing leaves them small, and the vocabulary is many times as wide as "
-                              "the model.",
+                  activations=f"activations-rule: Checkpointing leaves them small, and the vocabulary is {wide:.0f} times as "
+                              "wide as the model.",
                   optimizer_states="adam-rules: Adam keeps states for what is trained, here a small share."),
         ])
 
@@ -221,6 +225,8 @@ def bars() -> Table:
                   "gradients and states": ("gradients", "optimizer states"), "activations kept": ("activations",)}
         groups["work in progress"] = tuple(part for part in PARTS if not any(part in names for names in groups.values()))
         return {group: [sum(size[part] for part in names)] for group, names in groups.items()}
+
+    shrunk = parts("lora")["weights"][0] / parts("qlora")["weights"][0]
 
     def draw(name: str) -> viz.Picture:
         return stacked_bars(["a run"], parts(name), title="Llama-2-7B, 4 rows of 2,048 tokens")
@@ -248,22 +254,22 @@ def bars() -> Table:
                   ask,
                   f"Two bytes a parameter of weights, and little else: {told('lora')}.",
                   full="no-states-seen: Then gradients and states would be the longest part.",
-                  qlora="weights-in-four-bits: In NF4 the weights would be a third as long.",
+                  qlora=f"weights-in-four-bits: In NF4 the weights would be shorter, by a factor of {shrunk:.1f}.",
                   kept="checkpoints-unseen: Without checkpointing the activations would be the longest part.",
                   draw=lambda: draw("lora")),
             asked("qlora",
                   ask,
                   f"Little more than half a byte a parameter of weights, so that tokens show beside them: {told('qlora')}.",
                   full="no-states-seen: Then gradients and states would be the longest part.",
-                  lora="weights-in-sixteen-bits: In 16 bits the weights would be three times as long.",
+                  lora=f"weights-in-sixteen-bits: In 16 bits the weights would be {shrunk:.1f} times as long.",
                   kept="checkpoints-unseen: Without checkpointing the activations would be the longest part.",
                   draw=lambda: draw("qlora")),
             asked("kept",
                   ask,
                   f"Four bits make the weights small, and do nothing for what each layer keeps: {told('kept')}.",
                   full="activations-for-states: Full fine-tuning has its longest part in gradients and states.",
-                  lora="weights-in-sixteen-bits: In 16 bits the weights would be three times as long, and with checkpointing "
-                       "the activations short.",
+                  lora=f"weights-in-sixteen-bits: In 16 bits the weights would be {shrunk:.1f} times as long, and with "
+                       "checkpointing the activations short.",
                   qlora="four-bits-shrink-all: With checkpointing only the input of each layer is kept, and the activations "
                         "are short.",
                   draw=lambda: draw("kept")),
