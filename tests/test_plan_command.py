@@ -50,6 +50,8 @@ def test_rejections_name_their_number_and_cards(capsys):
     assert "The least is" in text
     assert "Plain data parallelism" in text
     assert "the card has 400 kB" in text
+    assert "--quantization nf4 tries them all" in text
+    assert "--quantization nf4 tries them all" not in " ".join(printed(capsys, gpu="400kB", method="lora,qlora,full").split())
 
 
 def test_the_choice_and_how_to_switch(capsys):
@@ -64,7 +66,7 @@ def test_the_choice_and_how_to_switch(capsys):
     full = " ".join(printed(capsys, method="full", tasks=1).split())
     assert "Switching loads the whole model" in full
     none = " ".join(printed(capsys, method="full").split())
-    assert "Nothing: every method is ruled out: full fine-tuning: to switch is to load a whole model" in none
+    assert "Nothing: everything that fits is ruled out: full fine-tuning: to switch is to load a whole model" in none
 
 
 def test_markdown(capsys):
@@ -119,6 +121,8 @@ def test_a_picture_is_drawn(tmp_path, capsys):
     ({"method": "lorra"}, "unknown method 'lorra'"),
     ({"method": ","}, "no method is named"),
     ({"margin": "5 GB"}, "--margin '5 GB'"),
+    ({"margin": "five"}, "--margin 'five': 'five' is not a number"),
+    ({"trainable_max": "lots"}, "trainable_max 'lots': 'lots' is not a number"),
     ({"margin": "5"}, "--margin '5'"),
     ({"storage": "lots"}, "--storage 'lots'"),
     ({"output_format": "yaml"}, "unknown format 'yaml'"),

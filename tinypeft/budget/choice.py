@@ -223,6 +223,8 @@ def _nothing_left(plan: Plan, against: dict[str, tuple[str, str]]) -> tuple[str,
         least = plan.minimum
         return "fit", (f"nothing fits: {least.method.title} with the smallest size needs {format_bytes(least.needs or 0)}, and "
                        f"{plan.limits.card}")
-    rule = next(iter(against.values()))[0] if against else "fit"
-    reasons = "; ".join(f"{METHODS[name].title}: {why}" for name, (_, why) in against.items())
-    return rule, f"every method is ruled out: {reasons}"
+    if not plan.fits:
+        return "fit", "nothing fits"
+    out = {fit.method.title: against[fit.method.name] for fit in plan.fits}
+    reasons = "; ".join(f"{title}: {why}" for title, (_, why) in out.items())
+    return next(iter(out.values()))[0], f"everything that fits is ruled out: {reasons}"

@@ -120,7 +120,10 @@ def _most_trained(given: str | float | None, model: str | CausalLM) -> float | N
     """How many parameters may be trained, from "100M", "0.5%" or a number."""
     if given is None:
         return None
-    quantity = parse_quantity(given if isinstance(given, str) else repr(given))
+    try:
+        quantity = parse_quantity(given if isinstance(given, str) else repr(given))
+    except ValueError as error:
+        raise ValueError(f"trainable_max {given!r}: {error}") from None
     value = quantity.value
     if quantity.measure == "%":
         value *= sum(parameter.size for parameter in bare_model(model).parameters())

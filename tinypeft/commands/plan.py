@@ -65,7 +65,10 @@ def run_plan(*, model: str | None, gpu: str, output_format: str = "table", plot:
 
 def _share(text: str) -> float:
     """0.05 from "5%" or "0.05"."""
-    quantity = parse_quantity(text)
+    try:
+        quantity = parse_quantity(text)
+    except ValueError as error:
+        raise ValueError(f"--margin {text!r}: {error}") from None
     if quantity.measure not in ("%", "") or (not quantity.unit and quantity.value >= 1):
         raise ValueError(f"--margin {text!r}: expected a share of the memory, such as 5% or 0.05")
     return quantity.value

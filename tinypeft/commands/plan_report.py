@@ -42,6 +42,9 @@ def print_plan(plan: Plan, choice: Choice, markdown: bool) -> None:
     if plan.rejected:
         _heading("What does not", markdown)
         _items(_grouped(plan.rejected), markdown)
+        too_large = [one.method.name for one in plan.rejected if one.cards and one.method.make]
+        if plan.limits.quantization is None and set(too_large) - {"lora", "qlora"}:
+            _say("QLoRA is not the only method for a base in four bits: --quantization nf4 tries them all.", markdown)
         if any(one.cards for one in plan.rejected):
             _say("Cards, at the least: \"sharded\" divides weights, gradients and optimizer states evenly (ZeRO-3, FSDP); \"in "
                  "stages\" puts whole blocks on each card. Plain data parallelism needs all of it on every card, and never "
