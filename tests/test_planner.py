@@ -150,6 +150,9 @@ def test_70b_does_not_train_on_24_gb():
     assert found.minimum.cards.sharded == 2
     assert found.largest_fitting == "llama-2-13b"
     assert choose(found).method is None
+    assert found.to_dict()["minimum"] == {
+        "method": "qlora", "title": "QLoRA", "reason": found.minimum.reason, "size": 1, "needs_bytes": found.minimum.needs,
+        "cards": {"sharded": 2, "stages": 2, "own_bytes": found.minimum.cards.own}, "card_sold_bytes": 48e9}
 
 
 def test_8b_qlora_fits_24_gb_and_full_fine_tuning_does_not():

@@ -64,8 +64,7 @@ class Plan:
             "tasks": self.tasks, "trainable_max": limits.trainable_max, "latency_critical": limits.latency_critical,
             "target_modules": limits.targets, "conditions": self.conditions, "rule": RULE,
             "fits": [fit.to_dict() for fit in self.fits], "rejected": [rejection.to_dict() for rejection in self.rejected],
-            "minimum": minimum and {"method": minimum.method.name, "size": minimum.size if minimum.method.size_name else None,
-                                    "needs_bytes": minimum.needs, "card_sold_bytes": card_sold(minimum.needs or 0.0)},
+            "minimum": minimum and minimum.to_dict() | {"card_sold_bytes": card_sold(minimum.needs or 0.0)},
             "largest_fitting_model": self.largest_fitting}
 
 
@@ -113,7 +112,10 @@ def _conditions(search: Search, base: Breakdown) -> dict[str, Any]:
 
 def _largest_fitting(gpu: str | float, methods: list[Method], options: dict[str, Any]) -> str | None:
     """The largest model of the catalog with which one of these methods fits."""
-    found = largest_models(gpu, methods=[method.name for method in methods], **options)
+    try:
+        found = largest_models(gpu, methods=[method.name for method in methods], **options)
+    except ValueError:  # what fits this model, such as its target_modules, need not fit any in the catalog
+        return None
     return max(found, key=lambda one: one.parameters).model
 
 
@@ -214,7 +216,7 @@ def _minimum(search: Search, rejected: Iterable[Rejection]) -> Rejection | None:
     """What needs the least memory of all, in its smallest size."""
     most_modest = sorted((one for one in rejected if one.needs), key=lambda one: one.needs or 0)[:3]
     smallest = [replace(one, size=1, needs=search.card_bytes(one.method, 1), cards=search.cards(one.method, 1))
-                for one in most_modest]
+                for one in most_modest]  # the reason stays: it is of the base
     return min(smallest, key=lambda one: one.needs or 0, default=None)
 
 
