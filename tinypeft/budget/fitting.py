@@ -3,7 +3,8 @@
     largest size = max { s : memory(s) <= card, trained(s) <= limit, s means something }
 
 Both sides grow with the size s (a rank, a number of virtual tokens, a width), so that the largest is found by search; that it
-fits, and that the next larger does not, is computed with `memory`, not inferred.
+fits, and that the next larger does not, is computed with `memory`, not inferred. (8-bit optimizers keep tensors of fewer than
+4,096 numbers in 32 bits, so that in tiny models memory can fall for a moment.)
 """
 
 from __future__ import annotations
