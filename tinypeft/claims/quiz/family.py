@@ -134,7 +134,8 @@ class Family:
         given = {key: ("", one.why) if key == one.key else one.wrong[key] for key in table.options}
         return QuizChoice(
             kind=f"{self.name}.{one.key}", topic=self.topic, prompt=one.prompt, section=self.section, objective=self.objective,
-            family=self.name, methods=one.methods or self.methods, draw=one.draw, steps=(Step("What it turns on", table.hint), *one.steps),
+            family=self.name, methods=one.methods or self.methods, draw=one.draw,
+            steps=(Step("What it turns on", table.hint), *one.steps),
             options=tuple(Option(table.options[key], why, mistake) for key, (mistake, why) in given.items()))
 
 
