@@ -168,7 +168,8 @@ def check_matching(question):
 
 
 def is_sentence(text: str) -> bool:
-    return text[0] == text[0].upper() and text.endswith((".", ".”")) and ".." not in text and "  " not in text
+    begins = text[0] == text[0].upper() or text.startswith("rsLoRA")
+    return begins and text.endswith((".", ".”")) and ".." not in text and "  " not in text
 
 
 CHECKS = {Numeric: check_numeric, Choice: check_choice, Ordering: check_ordering, Matching: check_matching}

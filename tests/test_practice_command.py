@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from tinypeft.claims import ask
 from tinypeft.claims.ask import Session, converse, full_text, hint, worked_solution
-from tinypeft.claims.practice import KINDS, TOPICS
+from tinypeft.claims.practice import KINDS, TOPICS, series
 from tinypeft.claims.questions import Choice, Matching, Mistake, Need, Numeric, Option, Ordering, Step
 from tinypeft.cli import app
-from tinypeft.commands.practice import drawn, run_practice
+from tinypeft.commands.practice import run_practice
 
 NUMBER = Numeric(kind="n", topic="lora", prompt="How many?", answer=81920, mistakes=(Mistake("a-only", 65536, "That is A."),),
                  steps=(Step("A", "16 x 4,096", "65,536"), Step("B", "16 x 1,024", "16,384"), Step("together", "", "81,920")))
@@ -205,9 +205,9 @@ def test_only_the_kinds_that_are_asked_for():
 
 def test_each_kind_comes_once_before_any_comes_again():
     kinds = [kind for kind in KINDS.values() if kind.topic == "proof"]
-    asked = [question.kind for question in drawn(kinds, 0, 8)]
+    asked = [question.kind for question in series(kinds, 0, 8)]
     assert set(asked[:4]) == set(asked[4:]) == {kind.name for kind in kinds}
-    assert drawn(kinds, 0, 10**9)  # drawn as they are asked for
+    assert next(series(kinds, 0, 10**9)).kind == asked[0]  # drawn as they are asked for
 
 
 def test_all_kinds_are_listed_under_their_topics():
@@ -219,8 +219,8 @@ def test_all_kinds_are_listed_under_their_topics():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"count": 0}, "--count 0: expected 1 or more"), ({"seed": -3}, "--seed -3: expected 0 or more"),
-    ({"tries": 0}, "--tries 0: expected 1 or more"), ({"topic": "memry"}, "unknown topic 'memry'; near: memory"),
+    ({"count": 0}, "count 0: expected 1 or more"), ({"seed": -3}, "seed -3: expected 0 or more"),
+    ({"tries": 0}, "tries 0: expected 1 or more"), ({"topic": "memry"}, "unknown topic 'memry'; near: memory"),
     ({"kinds": "lora-matrx"}, "unknown kind of question 'lora-matrx'; near: lora-matrix"),
 ])
 def test_bad_options_get_a_sentence(options, message):
@@ -241,5 +241,5 @@ def test_the_command_line_passes_everything_on():
 
 def draw_answer(seed: int) -> str:
     """The answer to the first question of that seed, among one kind."""
-    (question,) = drawn([KINDS["lora-matrix"]], seed, 1)
+    (question,) = series([KINDS["lora-matrix"]], seed, 1)
     return question.solution

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tinypeft.claims.ask import Session, in_notebook
+from tinypeft.claims.practice import practice_box
 from tinypeft.claims.questions import Choice, Numeric, Option, Step
 from tinypeft.viz import Card, QuestionBox
 
@@ -160,3 +161,27 @@ def test_a_session_as_text(capsys):
 def test_answers_of_other_types_are_read_as_text(answer, capsys):
     in_notebook(Session([NUMBER])).answer(answer)
     assert {"hint": "Hint: a: 2 x 4.", 8: "Right: 8."}[answer] in capsys.readouterr().out
+
+
+def test_practice_in_a_notebook(capsys):
+    box = practice_box("lora", kinds=["lora-matrix"], seed=4, count=2)
+    head, field, buttons, told = parts(box)
+    assert "Question 1 of 2 (lora)" in head[0].value
+    field.value = "1"
+    buttons["Answer"].click()
+    assert "Worked solution" in told.value
+    assert capsys.readouterr().out == ""
+
+
+def test_practice_without_a_seed_prints_one_that_brings_the_same_again(capsys):
+    box = practice_box("memory", count=1)
+    seed = int(capsys.readouterr().out.split()[1].rstrip(":"))
+    assert repr(practice_box("memory", seed=seed, count=1)) == repr(box)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"topic": "memry"}, "unknown topic 'memry'; near: memory"), ({"count": 0}, "count 0: expected 1 or more"),
+    ({"seed": -1}, "seed -1: expected 0 or more")])
+def test_a_box_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        practice_box(**options)

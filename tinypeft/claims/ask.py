@@ -181,12 +181,26 @@ def listed_answers(question: Question) -> str:
 
 
 def hint(question: Question, number: int) -> str:
-    """The first, second, ... step of the solution, without its value."""
+    """The first, second, ... hint: a step of the solution without its value, a line of an order, an option that is wrong."""
+    hints = _hints(question)
+    if number > len(hints):
+        return "There are no more hints." if hints else "There is no hint for this question."
+    return f"Hint: {hints[number - 1]}."
+
+
+def _hints(question: Question) -> list[str]:
+    """All but the last thing, which would be the answer."""
+    if isinstance(question, Ordering):
+        return [f"{letter} can be number {place}" for place, letter in enumerate(question.orders[0][:-2], 1)]
+    if isinstance(question, Matching):
+        return [f"the reason of line {place} is {letter}" for place, letter in enumerate(question.right[:-1], 1)]
     steps = question.steps[:-1] if len(question.steps) > 1 else question.steps
-    if number > len(steps):
-        return "There are no more hints." if steps else "There is no hint for this question."
-    step = steps[number - 1]
-    return f"Hint: {step.text}" + (f": {step.formula}" if step.formula else "") + "."
+    if isinstance(question, Choice):
+        steps = tuple(step for step in question.steps if step.formula)  # a name alone might be that of the right option
+        if not steps:
+            wrong = [letter for letter in LETTERS[:len(question.options)] if letter != question.right]
+            return [f"it is not {letter}" for letter in wrong[:-1]]
+    return [step.text + (f": {step.formula}" if step.formula else "") for step in steps]
 
 
 def worked_solution(question: Question, told: bool = False) -> str:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
-
-import numpy as np
-
 from tinypeft.claims.ask import Session, converse
-from tinypeft.claims.practice import LEVELS, TOPICS, Kind, draw, find_kinds
-from tinypeft.claims.questions import Question
+from tinypeft.claims.practice import LEVELS, TOPICS, Kind, check_numbers, find_kinds, new_seed, series
 from tinypeft.commands import program
 
 
@@ -36,26 +30,14 @@ def run_practice(*, topic: str | None, seed: int | None, count: int, kinds: str 
     if list_only:
         print_kinds(found)
         return None
-    for name, value, least in (("--count", count, 1), ("--seed", seed or 0, 0), ("--tries", tries, 1)):
-        if value < least:
-            raise ValueError(f"{name} {value}: expected {least} or more")
-    if seed is None:
-        seed = secrets.randbelow(10**6)
+    check_numbers(seed, count, tries)
+    seed = new_seed() if seed is None else seed
     options = [*([topic] if topic else []), *(["--kind", ",".join(names)] if names else []), "--seed", str(seed),
                "--count", str(count)]
     print(f"Seed {seed}. The same questions again: {program('tinypeft')} practice {' '.join(options)}")
-    session = Session(drawn(found, seed, count), tries=tries, total=count)
+    session = Session(series(found, seed, count), tries=tries, total=count)
     converse(session)
     return session
-
-
-def drawn(kinds: list[Kind], seed: int, count: int) -> Iterator[Question]:
-    """Questions of these kinds in a drawn order, each kind once before any comes again; drawn as they are asked for."""
-    rng = np.random.default_rng([seed, len(kinds)])
-    for number in range(count):
-        if number % len(kinds) == 0:
-            order = rng.permutation(len(kinds))
-        yield draw(kinds[int(order[number % len(kinds)])].name, int(rng.integers(2**31)))
 
 
 def print_kinds(kinds: list[Kind]) -> None:
@@ -65,4 +47,5 @@ def print_kinds(kinds: list[Kind]) -> None:
         print(f"{topic}: {TOPICS[topic]}")
         for kind in (kind for kind in kinds if kind.topic == topic):
             print(f"    {kind.name:<{width}}  {kind.title} ({LEVELS[kind.level]})")
-    print(f"\n{len(kinds)} kinds of questions. {program('tinypeft')} practice TOPIC asks those of a topic, --kind NAME one kind.")
+    print(f"\n{len(kinds)} kinds of questions. {program('tinypeft')} practice TOPIC asks those of a topic, --kind NAME those "
+          "of one kind.")

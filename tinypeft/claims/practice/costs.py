@@ -11,7 +11,7 @@ import numpy as np
 from tinypeft.budget import format_bytes, memory
 from tinypeft.budget.methods import NF4
 from tinypeft.budget.weights import bare_model
-from tinypeft.claims.practice.kinds import kind, numeric, pick
+from tinypeft.claims.practice.kinds import in_words, kind, numeric, pick, unit_of
 from tinypeft.claims.practice.lora_counts import named
 from tinypeft.claims.practice.shapes import (
     ATTENTION,
@@ -27,6 +27,7 @@ from tinypeft.claims.practice.shapes import (
 )
 from tinypeft.claims.questions import Mistake, Numeric, Step
 from tinypeft.peft import LoraConfig
+from tinypeft.quant import quantize_4bit
 
 GB = 10**9
 ALL_LINEAR = (*ATTENTION, *MLP)
@@ -114,11 +115,11 @@ def adapter_training(rng: np.random.Generator) -> Numeric:
     breakdown = trained_bytes(shape, LoraConfig(r=r, target_modules=list(targets)),
                               adapter_dtype="bfloat16" if half else "float32")
     total, size = sum(breakdown.values()), 2 if half else 4
-    unit = "GB" if total >= 2 * GB else "MB"
+    unit = unit_of(total)
     return numeric(
         f"LoRA with r = {r} on {named(targets)} of a model of {shape.layers} layers (d = {shape.width:,}) trains {count:,} "
         f"parameters. Weights and gradients of the adapter are in {'bfloat16' if half else 'float32'}, AdamW keeps two moments "
-        f"in float32. How many {unit} (10^{9 if unit == 'GB' else 6} bytes) does the adapter take while it is trained?", total,
+        f"in float32. How many {in_words(unit)} does the adapter take while it is trained?", total,
         [Step(f"weights, {size} bytes each", "", format_bytes(breakdown["weights"])),
          Step(f"gradients, {size} bytes", "", format_bytes(breakdown["gradients"])),
          Step("two moments, 4 bytes each", "", format_bytes(breakdown["optimizer states"])),
@@ -175,12 +176,13 @@ def many_tasks(rng: np.random.Generator) -> Numeric:
     base, each = base_bytes(shape), 2 * count
     apart, copies = base + tasks * each, tasks * base
     answer = copies if merged else apart
-    ask = (f"Each adapter is merged into a copy of its own, of which there are then {tasks}. How many GB are they "
-           "together?" if merged else
-           "The base is stored once, and the adapters beside it. How many GB is that together?")
+    unit = unit_of(answer)
+    ask = (f"Each adapter is merged into a copy of its own, of which there are then {tasks}. How many {in_words(unit)} are "
+           "these together?" if merged else
+           f"The base is stored once, and the adapters beside it. How many {in_words(unit)} is that together?")
     return numeric(
         f"A model of {n:,} parameters serves {tasks} tasks. For each a LoRA adapter was trained, of {count:,} parameters. All "
-        f"is stored in 16 bits a number. {ask} (1 GB = 10^9 bytes.)", answer,
+        f"is stored in 16 bits a number. {ask}", answer,
         [Step("the base", f"2 x {n:,}", format_bytes(base)), Step("an adapter", f"2 x {count:,}", format_bytes(each)),
          Step("merged copies are as large as the base", f"{tasks} x {format_bytes(base)}", format_bytes(copies)) if merged else
          Step("together", f"{format_bytes(base)} + {tasks} x {format_bytes(each)}", format_bytes(apart)),
@@ -197,26 +199,26 @@ def many_tasks(rng: np.random.Generator) -> Numeric:
                                                                                                      "once.")),
          Mistake("one-byte", answer / 2, "That takes a byte for a number; 16 bits are 2."),
          Mistake("float32", answer * 2, "That takes 4 bytes for a number; 16 bits are 2.")],
-        unit="GB", section="12_many_tasks")
+        unit=unit, section="12_many_tasks")
 
 
 # ---- four bits ------------------------------------------------------------------------------------------------------
 
 @kind("qlora-weights", "qlora", "weights of a model in NF4", 2)
 def qlora_weights(rng: np.random.Generator) -> Numeric:
-    shape = _large_llama(rng)
-    double = bool(rng.integers(2))
-    n, total = all_parameters(shape), base_bytes(shape, replace(
-        NF4, bnb_4bit_use_double_quant=double))
+    shape, double = _large_llama(rng), bool(rng.integers(2))
+    n, total = all_parameters(shape), base_bytes(shape, replace(NF4, bnb_4bit_use_double_quant=double))
+    bits = once((double, "bits"), lambda: quantize_4bit(np.ones(1 << 20, np.float32), compress_statistics=double)[1]
+                .bits_per_parameter)
     outside = 2 * shape.vocab * shape.width
-    inside, bits = n - outside, 4 + (8 / 64 + 32 / (64 * 256) if double else 32 / 64)
-    constants = ("quantized themselves, to 8 bits, with 32 more bits for every 256 of them (double quantization: 0.127 bits a "
-                 "weight in all)"
-                 if double else "in float32 (0.5 bits a weight)")
+    inside, unit = n - outside, unit_of(total)
+    constants = f"{bits - 4:.3g} bits a weight more"
+    maxima = (f"quantized to 8 bits, and 32 more bits for every 256 of these (double quantization; {constants})" if double else
+              f"in float32 ({constants})")
     return numeric(
         f"A Llama of {n:,} parameters is loaded in NF4, as for QLoRA: 4-bit codes, and for each block of 64 weights a maximum, "
-        f"{constants}. The embeddings and the head, {shape.vocab:,} x {shape.width:,} each, stay in 16 bits. (The norms are "
-        "too small to matter.) How many GB (10^9 bytes) do the weights take?", total,
+        f"{maxima}. The embeddings and the head, {shape.vocab:,} x {shape.width:,} each, stay in 16 bits. (The norms are "
+        "too small to matter.) " + f"How many {in_words(unit)} do the weights take?", total,
         [Step("embeddings and head", f"2 x {shape.vocab:,} x {shape.width:,} x 2 bytes", format_bytes(2 * outside)),
          Step("weights in NF4", f"{n:,} - {outside:,}", f"{inside:,}"),
          Step("bits of each", "", f"{bits:.4g}"),
@@ -229,7 +231,7 @@ def qlora_weights(rng: np.random.Generator) -> Numeric:
          Mistake("embeddings-left-out", inside * bits / 8, "That leaves out the embeddings and the head."),
          Mistake("16-bit", 2 * n, "That is the model in 16 bits."),
          Mistake("one-byte", n, "That is a byte for each weight. Two codes of 4 bits share one.")],
-        unit="GB", tolerance=0.004, section="07_qlora")
+        unit=unit, tolerance=0.004, section="07_qlora")
 
 
 @kind("qlora-training", "qlora", "training with QLoRA, activations apart", 3)
@@ -238,12 +240,12 @@ def qlora_training(rng: np.random.Generator) -> Numeric:
     method = LoraConfig(r=r, target_modules=list(targets))
     count, weights = trained(shape, method), base_bytes(shape, NF4)
     parts = trained_bytes(shape, method)
-    total = weights + sum(parts.values())
-    n = all_parameters(shape)
+    total, n = weights + sum(parts.values()), all_parameters(shape)
+    unit = unit_of(total)
     return numeric(
         f"A base of {n:,} parameters in NF4, constants and 16-bit embeddings included, takes {format_bytes(weights)}. QLoRA "
         f"with r = {r} on {named(targets)} trains {count:,} parameters, in float32, with AdamW (two moments in float32). How "
-        "many GB does training need, activations and the one matrix that is dequantized at a time apart?", total,
+        f"many {in_words(unit)} does training need, activations and the one matrix that is dequantized at a time apart?", total,
         [Step("base, frozen: no gradients, no moments", "", format_bytes(weights)),
          Step("adapter", f"4 x {count:,}", format_bytes(parts["weights"])),
          Step("its gradients", f"4 x {count:,}", format_bytes(parts["gradients"])),
@@ -259,7 +261,7 @@ def qlora_training(rng: np.random.Generator) -> Numeric:
          Mistake("16-bit-base", 2 * n + 16 * count, "That is LoRA on a 16-bit base."),
          Mistake("no-optimizer", weights + 8 * count, "That leaves out Adam's moments."),
          Mistake("no-gradients", weights + 12 * count, "That leaves out the adapter's gradients.")],
-        unit="GB", tolerance=0.004, section="07_qlora")
+        unit=unit, tolerance=0.004, section="07_qlora")
 
 
 @kind("dequantized", "qlora", "what is in 16 bits while a QLoRA model computes")
@@ -294,11 +296,11 @@ def activations(rng: np.random.Generator) -> Numeric:
     one = once((small, batch, tokens, "activations"), lambda: int(memory(
         small.build(), LoraConfig(r=8), batch=batch, tokens=tokens, adapter_dtype="bfloat16").parts["activations"]))
     answer = shape.layers * one
-    unit = "GB" if answer >= 2 * GB else "MB"
+    unit = unit_of(answer)
     return numeric(
         f"A model of {shape.layers} layers and hidden size d = {shape.width:,} is trained with gradient checkpointing: of each "
         f"layer only its input is kept, in 16 bits, and all else is computed again in the backward pass. A batch has {batch} "
-        f"row{'s' * (batch > 1)} of {tokens:,} tokens. How many {unit} do the kept inputs take?", answer,
+        f"row{'s' * (batch > 1)} of {tokens:,} tokens. How many {in_words(unit)} do the kept inputs take?", answer,
         [Step("numbers in a layer's input", f"{batch} x {tokens:,} x {shape.width:,}", f"{batch * tokens * shape.width:,}"),
          Step("all layers, 2 bytes each", f"{shape.layers} x 2 x {batch * tokens * shape.width:,}", format_bytes(answer))],
         [Mistake("one-layer", one, f"That is one layer; there are {shape.layers}."),

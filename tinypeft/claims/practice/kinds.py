@@ -9,6 +9,7 @@ could be taken for the answer, or for one another, are left out, and a question 
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -150,8 +151,39 @@ def choice(prompt: str, options: Sequence[Option], rng: np.random.Generator, *, 
 
 
 def capital(text: str) -> str:
-    """With a capital first letter, the others as they are."""
-    return text[0].upper() + text[1:]
+    """With a capital first letter, but for names with capitals of their own.
+
+    >>> capital("prefix tuning"), capital("rsLoRA")
+    ('Prefix tuning', 'rsLoRA')
+    """
+    return text if text.split()[0] != text.split()[0].lower() else text[0].upper() + text[1:]
+
+
+def slug(text: str) -> str:
+    """A name as part of an id.
+
+    >>> slug("(IA)3"), slug("LoRA+"), slug("Houlsby adapters")
+    ('ia-3', 'lora-plus', 'houlsby-adapters')
+    """
+    return re.sub("[^a-z0-9]+", "-", text.lower().replace("+", " plus")).strip("-")
+
+
+def unit_of(size: float) -> str:
+    """The unit in which a number of bytes is not too small to be rounded.
+
+    >>> unit_of(3e9), unit_of(1.5e9), unit_of(5e5)
+    ('GB', 'MB', 'kB')
+    """
+    return next((unit for unit in ("GB", "MB") if size >= 2 * BYTES[unit]), "kB")
+
+
+def in_words(unit: str) -> str:
+    """A unit, and what it is.
+
+    >>> in_words("GB")
+    'GB (10^9 bytes)'
+    """
+    return f"{unit} (10^{len(str(BYTES[unit])) - 1} bytes)"
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinypeft.budget import format_value
 from tinypeft.claims.practice.kinds import kind, numeric, pick
 from tinypeft.claims.practice.shapes import (
     TARGETS,
@@ -73,7 +74,7 @@ def lora_compression(rng: np.random.Generator) -> Numeric:
         f"{LORA}\n\nW has shape ({n_out:,}, {n_in:,}) and r = {r}. How many times fewer parameters does LoRA train than there "
         "are in W? (Answer such as 51.2x.)", full / ours,
         [Step("W", f"{n_out:,} x {n_in:,}", f"{full:,}"), Step("A and B", f"{r} x {n_in:,} + {n_out:,} x {r}", f"{ours:,}"),
-         Step("ratio", f"{full:,} / {ours:,}", f"{full / ours:.4g}x")],
+         Step("ratio", f"{full:,} / {ours:,}", format_value(full / ours, "x"))],
         [Mistake("a-only", full / a, "That divides by A alone. B is trained too."),
          Mistake("b-only", full / b, "That divides by B alone. A is trained too."),
          Mistake("inverse", ours / full, "That is the share which LoRA trains. Asked for is how many times fewer: the "

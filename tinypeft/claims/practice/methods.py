@@ -110,7 +110,8 @@ def ulora_tasks(rng: np.random.Generator) -> Numeric:
         f"{shape.words()}.\n\nULoRA with r = {r} is put on {named(targets)} of every layer: one A (r, in) and one B (out, r) "
         f"for each matrix, which all tasks share, and for each task and matrix a vector {length}. How many numbers are stored "
         f"for {tasks} tasks, factors included?", total,
-        [Step("A and B, once", f"{shape.layers} layers x {r} x ({' + '.join(str(sum(shape.sides(name))) for name in targets)})",
+        [Step("A and B, once", f"{shape.layers} layers x {r} x "
+                               f"({' + '.join(f'{sum(shape.sides(name)):,}' for name in targets)})",
               f"{factors:,}"),
          Step("the vectors of one task", f"{shape.layers} layers x {len(targets)} matrices x "
                                          f"{later // shape.layers // len(targets)}",

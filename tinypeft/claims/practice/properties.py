@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tinypeft.budget.methods import NF4
-from tinypeft.claims.practice.kinds import capital, choice, kind, pick, some
+from tinypeft.claims.practice.kinds import capital, choice, kind, pick, slug, some
 from tinypeft.claims.practice.recorded import BASE_KEPT, COMPARED, Measured
 from tinypeft.claims.practice.shapes import ATTENTION, VOCABULARIES, all_parameters, base_bytes, draw_llama, trained
 from tinypeft.claims.questions import Choice, Matching, Option, Step
@@ -94,7 +94,7 @@ def mixed_batch(rng: np.random.Generator) -> Choice:
                "BitFit": "it changes the biases themselves, which all rows share.",
                "PiSSA": "it has taken its start out of the base's weights, and all rows share what is left."}
     options = [Option(capital(name), "Tried on a small model, it works: it computes beside the base's layers, "
-                      f"for its own rows ({name}).", f"{name}-mixes".lower().replace(" ", "-")) for name in names[:3]]
+                      f"for its own rows ({name}).", f"{slug(name)}-mixes") for name in names[:3]]
     last = names[3]
     options.append(Option(capital(last), "Tried on a small model, it is refused: "
                                                       f"{reasons.get(last, mixes(last))}"))
@@ -112,7 +112,7 @@ def mergeable(rng: np.random.Generator) -> Choice:
     why = ("Its activation stands between two matrices, and no single matrix computes that." if "adapters" in last else
            "It adds positions, not a change of weights: its keys and values depend on nothing that the weights see.")
     options = [Option(capital(name), "Tried on a small model, it merges: what it does to a layer is a change of "
-                      f"that layer's own parameters ({name}).", f"{name}-merges".lower().replace(" ", "-"))
+                      f"that layer's own parameters ({name}).", f"{slug(name)}-merges")
                for name in names[:3]]
     options.append(Option(capital(last), f"Tried on a small model, it is refused. {why}"))
     return choice("A deployment serves one task, and nothing is to be added to a forward pass. Which of these methods cannot "
@@ -126,7 +126,7 @@ def first_output(rng: np.random.Generator) -> Choice:
     last = names[3]
     options = [Option(capital(name), "Tried on a small model, its first output is the base's: what it adds starts "
                       f"at zero, what it multiplies by at one, or it starts as a copy ({name}).",
-                      f"{name}-starts-at-base".lower().replace(" ", "-"))
+                      f"{slug(name)}-starts-at-base")
                for name in names[:3]]
     options.append(Option(capital(last), "Tried on a small model, the last token's logits differ by "
                           f"{first_change(last):.0%} of their size: even untrained, what stands before the text is attended "
@@ -164,7 +164,7 @@ def forgetting(rng: np.random.Generator) -> Choice:
              f"has forgotten least of the US names (the base itself has {BASE_KEPT:.3f} bits per character on them)")
     options = [Option(capital(row.method), f"Measured: {_said(row)}." + (rest if row is best else
                       f" {capital(best.method)}: {of(best)[0]:.3f}."),
-                      "" if row is best else f"not-{row.method}".lower().replace(" ", "-")) for row in rows]
+                      "" if row is best else f"not-{slug(row.method)}") for row in rows]
     return choice(f"{MEASURED}. Which of these {asked}?", options, rng,
                   steps=[Step(row.method, "", _said(row)) for row in rows], section="12_many_tasks")
 
@@ -191,10 +191,10 @@ def table(rng: np.random.Generator) -> Choice:
         if row is right:
             return "It has the fewest bits of those that keep to the limits.", ""
         if row.kilobytes * tasks > total:
-            return f"{tasks} {row.method} adapters take {row.kilobytes * tasks:,} kB.", "storage"
+            return f"{capital(row.method)}: {tasks} x {row.kilobytes} kB are {row.kilobytes * tasks:,} kB.", "storage"
         if merge and not row.merges:
-            return f"{capital(row.method)} cannot be merged.", "not-mergeable"
-        return (f"{capital(row.method)} would do, but {right.method} has learned more: {right.target[0]:.3f} bits.",
+            return f"{capital(row.method)}: it cannot be merged.", "not-mergeable"
+        return (f"{capital(row.method)}: it would do, but {right.method} would do better: {right.target[0]:.3f} bits.",
                 "learns-less")
 
     options = [Option(capital(row.method), why(row)[0], why(row)[1]) for row in rows]
@@ -233,7 +233,7 @@ def lora_variants(rng: np.random.Generator) -> Matching:
     return Matching(
         kind="", topic="", lines=tuple(names), reasons=tuple(runs[name] for name in shown),
         right="".join(letter[name] for name in names),
-        remarks=tuple(f"that is {name}: {differs[name]}." for name in shown), ids=tuple(f"is-{name}".lower() for name in shown),
+        remarks=tuple(f"that is {name}: {differs[name]}." for name in shown), ids=tuple(f"is-{slug(name)}" for name in shown),
         prompt=f"A Llama of {all_parameters(shape):,} parameters is adapted five times, on q_proj, k_proj, v_proj and o_proj, "
                f"with r = {r} and alpha = {alpha}. Which run is which? One is left over.", section="07_qlora",
         steps=tuple(Step(name, "", differs[name]) for name in names))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from tinypeft.claims.practice.kinds import choice, kind, numeric, pick, some
+from tinypeft.claims.practice.kinds import choice, kind, numeric, pick, slug, some
 from tinypeft.claims.questions import Choice, Mistake, Need, Numeric, Option, Ordering, Step
 from tinypeft.quant import (
     ScaledValues,
@@ -142,7 +142,7 @@ def codebook(rng: np.random.Generator) -> Ordering:
     needs = tuple(Need(letters[before], letters[after],
                    f"measured, {before} {'loses' if by_error else 'has'} {said(before)} and {after} {said(after)}; "
                    + (_LOSES if by_error else _SAYS)[after if by_error else before],
-                       f"{after}-before-{before}".lower().replace(" ", "-"))
+                       f"{slug(after)}-before-{slug(before)}")
                   for i, before in enumerate(order) for after in order[i + 1:])
     asked = ("Put them in order by their mean squared error, the least first." if by_error else
              "Put them in order by how evenly they use their 16 values (the information in a code), the most even first.")

@@ -120,24 +120,47 @@ def _steps(situation: Situation) -> list[Step]:
 @kind("choose-method", "planning", "a method for a situation", 3)
 def choose_method(rng: np.random.Generator) -> Choice:
     situation, decided, names = _situation(rng)
+    while _preferred(situation)[0].name == decided.method and rng.integers(4):  # else the first would be right too often
+        situation, decided, names = _situation(rng)
     options = []
     for name in names:
         title = capital(find_method(name).title)
         if name in decided.against:
-            options.append(Option(title, f"{title}: {decided.against[name]}.", f"not-{name}"))
+            against = decided.against[name]
+            why = "it would do, but another one comes first." if _would_do(against) else f"{against}."
+            options.append(Option(title, f"{title}: {why}", f"not-{name}"))
         else:
             options.append(Option(title, _why(decided)))
-    return choice(f"The situation:\n\n{situation.words()}\n\nWhich of these methods would you take? Where several would do: "
-                  f"with fewer than {FEW:,} examples (IA)3, with {MANY:,} and more for a single task full fine-tuning, else "
-                  "LoRA, QLoRA and adapters in this order.", options, rng, steps=_steps(situation),
-                  section=SECTION)
+    return choice(f"The situation:\n\n{situation.words()}\n\nWhich of these methods would you take? "
+                  f"{_order(situation)}", options, rng,
+                  steps=_steps(situation), section=SECTION)
+
+
+def _preferred(situation: Situation) -> list[Method]:
+    """The methods that are offered, the one to be preferred for such needs first."""
+    order = next(one.order for one in PREFERENCES if one.holds(situation.needs, situation.plan))
+    offered = {method.name: method for method in situation.offered()}
+    return [offered[name] for name in dict.fromkeys(order) if name in offered]
+
+
+def _order(situation: Situation) -> str:
+    """The same in words."""
+    titles = ", ".join(method.title for method in _preferred(situation))
+    return f"Of several that would do, take the first in this order, which suits the task: {titles}."
 
 
 def _why(decided: Chosen) -> str:
     """Why the method that is taken is taken."""
-    if decided.rule in ("usual", "small-files") and not any(map(_would_do, decided.against.values())):
+    if not any(map(_would_do, decided.against.values())):
         return "It is what is left: the others are ruled out."
+    if decided.rule in ("usual", "small-files") or _comes_next(decided):
+        return "Nothing speaks against it, and of those that would do it comes first."
     return f"{capital(decided.reason)}."
+
+
+def _comes_next(decided: Chosen) -> bool:
+    """Whether what decides is only that the methods which would come before are not offered."""
+    return decided.reason.startswith("of the methods that were asked for")
 
 
 def _would_do(reason: str) -> bool:
@@ -157,14 +180,15 @@ def deciding_reason(rng: np.random.Generator) -> Choice:
     while True:
         situation, decided, _ = _situation(rng)
         wrong = _not_decisive(situation, decided)
-        if decided.rule in WORDS and decided.fit is not None and len(wrong) >= 3:
+        if decided.rule in WORDS and decided.fit is not None and len(wrong) >= 3 and not _comes_next(decided):
             break
     title, because = decided.fit.method.title, f"What decides: {decided.reason}."
     options = [Option(WORDS[decided.rule], f"{capital(decided.reason)}.")]
     options += [Option(WORDS[rule], f"{why} {because}", f"not-{rule}") for rule, why in list(wrong.items())[:3]]
     offered = ", ".join(one.title for one in situation.offered())
-    return choice(f"The situation:\n\n{situation.words()}\n\nOf {offered}, the one to take is {title}. What decides? (It is "
-                  "what rules out the method that would have come first, or else what puts this one first.)", options, rng,
+    return choice(f"The situation:\n\n{situation.words()}\n\nOf {offered}, the one to take is {title}. {_order(situation)} "
+                  "What decides here: what rules out the method that would have come first, or what puts this one "
+                  "first?", options, rng,
                   steps=_steps(situation), section=SECTION)
 
 
@@ -176,8 +200,7 @@ def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
             "storage": needs.storage is not None, "model-size": found.parameters < BILLION,
             "much-data": (needs.examples or 0) >= MANY, "little-data": needs.examples is not None and needs.examples < FEW,
             "fit": True}
-    order = next(one.order for one in PREFERENCES if one.holds(needs, found))
-    first = next(name for name in order if name == decided.method or name in decided.against)
+    first = _preferred(situation)[0].name
     fit = found.fit(first)
     # Of what does not fit there is no telling what else would rule it out, but for full fine-tuning's own rules.
     doubtful = {"latency", "storage", *({"keep-base", "whole-model", "one-set-of-weights"} if first == "full" else ())}

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinypeft.autograd import Tensor
 from tinypeft.budget import CATALOG, base_parameters, build
-from tinypeft.claims.practice.kinds import kind, numeric, pick
+from tinypeft.claims.practice.kinds import in_words, kind, numeric, pick, unit_of
 from tinypeft.claims.practice.shapes import Shape, all_parameters, draw_llama, once, trained
 from tinypeft.claims.questions import Mistake, Numeric, Step
 from tinypeft.nn.attention import KeyValueCache
@@ -61,10 +61,10 @@ def prefix_cache(rng: np.random.Generator) -> Numeric:
     shape, p, batch = draw_llama(rng), pick(rng, (10, 20, 50, 100)), int(rng.integers(2, 65))
     numbers = cached_numbers(shape, batch, p)
     answer, values = 2 * numbers, f"{batch} x {p} x {shape.layers} x 2 x {shape.kv_width:,}"
-    unit = "MB" if answer >= 2e6 else "kB"
+    unit = unit_of(answer)
     return numeric(
         f"{shape.words()}.\n\nA prefix of p = {p} learned keys and values in each layer is used to generate text for {batch} "
-        f"requests at once; every request's cache holds the prefix too. How many {unit} (10^{6 if unit == 'MB' else 3} bytes) "
+        f"requests at once; every request's cache holds the prefix too. How many {in_words(unit)} "
         "of the key-value cache do the prefixes take, in 16 bits a number?", answer,
         [Step("features of a layer's keys", f"{shape.kv_heads} x {shape.head_dim}", f"{shape.kv_width:,}"),
          Step("numbers: requests x p x layers x keys and values x features", values, f"{numbers:,}"),
@@ -83,9 +83,10 @@ def kv_cache(rng: np.random.Generator) -> Numeric:
     shape, tokens, batch = draw_llama(rng), 256 * int(rng.integers(2, 65)), int(rng.integers(1, 17))
     numbers = cached_numbers(shape, batch, tokens)
     answer = 2 * numbers
+    unit = unit_of(answer)
     return numeric(
         f"{shape.words()}.\n\nIt generates text for {batch} request{'s' * (batch > 1)} at once, each {tokens:,} tokens long by "
-        "now. How many GB (10^9 bytes) do the cached keys and values take, in 16 bits a number?", answer,
+        f"now. How many {in_words(unit)} do the cached keys and values take, in 16 bits a number?", answer,
         [Step("features of a layer's keys", f"{shape.kv_heads} x {shape.head_dim}", f"{shape.kv_width:,}"),
          Step("numbers of one token: layers x keys and values x features", f"{shape.layers} x 2 x {shape.kv_width:,}",
               f"{shape.layers * 2 * shape.kv_width:,}"),
@@ -97,7 +98,7 @@ def kv_cache(rng: np.random.Generator) -> Numeric:
          Mistake("float32", answer * 2, "That takes 4 bytes for a number; 16 bits are 2."),
          Mistake("one-request", answer / batch, f"That is one request; there are {batch}."),
          Mistake("one-layer", answer / shape.layers, f"That is one layer; there are {shape.layers}.")],
-        unit="GB", section=SECTION)
+        unit=unit, section=SECTION)
 
 
 def cached_numbers(shape: Shape, batch: int, tokens: int) -> int:
