@@ -14,8 +14,9 @@ import pytest
 
 from tinypeft import AutoModelForCausalLM
 from tinypeft.budget import memory
-from tinypeft.budget.rehearsal import train_step
-from tinypeft.nn import CausalLM, GPT2Config, LlamaConfig
+from tinypeft.budget.phantom import Ledger
+from tinypeft.budget.rehearsal import _Codes, train_step
+from tinypeft.nn import CausalLM, GPT2Config, Linear, LlamaConfig
 from tinypeft.peft import (
     AdaLoraConfig,
     BitFitConfig,
@@ -30,7 +31,7 @@ from tinypeft.peft import (
     VeraConfig,
     get_peft_model,
 )
-from tinypeft.quant import BitsAndBytesConfig, replace_with_bnb_linear
+from tinypeft.quant import BitsAndBytesConfig, Linear4bit, replace_with_bnb_linear
 from tinypeft.training.optimizers import AdamW
 
 GPT2 = GPT2Config(n_layer=3, n_embd=128, n_head=4, vocab_size=1000, n_positions=256)
@@ -129,3 +130,51 @@ def test_the_bundled_base(method, checkpointing):
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 def test_smollm2(method, quantization, checkpointing):
     compare("tinypeft/smollm2-135m-instruct", METHODS[method], quantization, 2, 128, checkpointing, within=0.1)
+
+
+EXPRESSIONS: dict[str, Any] = {
+    "sum of a product": lambda x, y: (x * y) + y, "and the other way round": lambda x, y: y + (x * y),
+    "a number": lambda x, y: (x * y) + 0.5, "quotient": lambda x, y: (x * y) / y, "divisor": lambda x, y: y / (x * y),
+    "minus": lambda x, y: -(x * y), "two products": lambda x, y: (x * y) * (x + y), "in place": lambda x, y: _in_place(x),
+    "transposed and flat": lambda x, y: x.T.reshape(-1), "flat": lambda x, y: x.reshape(-1),
+    "half": lambda x, y: x[: len(x) // 2], "chosen rows": lambda x, y: x[np.arange(0, len(x), 2)],
+    "softmax": lambda x, y: np.exp(x - x.max(axis=1, keepdims=True)),
+    "matrix product": lambda x, y: x @ y.T, "joined": lambda x, y: np.concatenate([x, y]), "norm": lambda x, y: (x * x).sum()}
+
+
+def _in_place(x: Any) -> Any:
+    y = x.copy()
+    y += x
+    y *= 2
+    return y
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_arrays_without_values_take_what_numpy_takes(name):
+    ledger = Ledger()
+    x, y = ledger.array((512, 512)), ledger.array((512, 512))
+    before = ledger.live
+    result = EXPRESSIONS[name](x, y)
+    said = ledger.live - before, ledger.peak - before
+    arrays = [np.ones((512, 512), np.float32) for _ in range(2)]
+    tracemalloc.start()
+    real = EXPRESSIONS[name](*arrays)
+    seen = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.shape == np.shape(real)
+    assert said == pytest.approx(seen, abs=20_000)
+
+
+def test_dequantizing_needs_the_constants_too():
+    shape = 1024, 1024
+    layer = Linear(*shape, bias=False)
+    layer.weight.load(np.ones(shape, np.float32))
+    real, ledger = Linear4bit.of(layer, NF4), Ledger()
+    codes = _Codes(real.weight, ledger)
+    values = codes.values()
+    tracemalloc.start()
+    numbers = real.weight.values()
+    seen = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (ledger.live, ledger.peak) == (numbers.nbytes, pytest.approx(seen[1], rel=0.01))
+    assert values.shape == numbers.shape

@@ -13,7 +13,7 @@ import numpy as np
 from tinypeft.autograd import no_grad
 from tinypeft.autograd.tensor import observe
 from tinypeft.budget.phantom import Ledger, Phantom
-from tinypeft.budget.weights import adapter_parameters, parameter_bytes
+from tinypeft.budget.weights import BLOCKSIZE, adapter_parameters, parameter_bytes
 from tinypeft.nn import CausalLM
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.peft import PeftModel, SubspaceConfig
@@ -173,9 +173,10 @@ class _Codes(Params4bit):
 
     def values(self) -> Phantom:
         with self.ledger.of_kind("dequantized weight"):
-            constants = [self.ledger.array((-(-self.size // 64),)) for _ in range(1 + self.config.bnb_4bit_use_double_quant)]
+            constants = self.ledger.array((-(-self.size // BLOCKSIZE),))
+            places = self.ledger.array((min(self.size // 4, 1 << 14),), np.int64)  # of one chunk, in the table of values
             values = self.ledger.array(self.matrix_shape, self.matrix_dtype)
-            del constants
+            del constants, places
             return values
 
 
