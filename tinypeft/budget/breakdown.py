@@ -43,9 +43,9 @@ class Breakdown:
         return self.total * (1 + self.margin)
 
     def table(self) -> list[tuple[str, float, float]]:
-        """(part, bytes, share of the total) of each part that takes something."""
+        """(part, bytes, share of the total) of each part that takes a millionth or more."""
         total = self.total
-        return [(name, size, size / total) for name, size in self.parts.items() if size]
+        return [(name, size, size / total) for name, size in self.parts.items() if size and size >= total * 1e-6]
 
     def print_table(self) -> None:
         """Print what `str` gives."""
@@ -71,7 +71,8 @@ class Breakdown:
         """The parts as one stacked bar, with its description."""
         from tinypeft.viz.budget import stacked_bars
 
-        return stacked_bars([self.title], {name: [size] for name, size, _ in self.table()})
+        parts = {f"{name}, {format_bytes(size)}": [size] for name, size, _ in self.table()}
+        return stacked_bars([f"{format_bytes(self.total)} in all"], parts, title=self.title)
 
 
 def _say(value: Any) -> str:

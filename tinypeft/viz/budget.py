@@ -1,6 +1,7 @@
 """Bars of memory: what each part takes, one bar stacked for each thing compared.
 
-Colours are those of plots.py; a hatch tells a second round of the same colours apart, and every part is labelled with its size.
+Colours are those of plots.py; a hatch tells a second round of the same colours apart. The parts stand in the legend's order, and
+the description has their sizes.
 """
 
 from __future__ import annotations
