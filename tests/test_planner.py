@@ -12,7 +12,8 @@ from tinypeft.budget import count_parameters
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.cards import SHARDED, cards_needed, per_card
 from tinypeft.budget.choice import BATCH, PREFERENCES, REQUESTS, RULES, USUAL, Needs, choose
-from tinypeft.budget.fitting import _largest
+from tinypeft.budget.fitting import Search, _largest
+from tinypeft.budget.limits import limits_of
 from tinypeft.budget.memory import PARTS, memory
 from tinypeft.budget.methods import METHODS, NF4, RANK, TOKENS, WIDTH, find_method
 from tinypeft.budget.planner import card_sold, largest_model, largest_models, largest_size, plan
@@ -86,16 +87,13 @@ def test_the_largest_size_fits_and_one_more_does_not(make, name, gpu, conditions
 @given(st.sampled_from([llama, gpt2]), st.sampled_from(list(METHODS)), st.floats(3e5, 6e6), st.floats(1, 3), SETTINGS)
 def test_more_memory_takes_nothing_away_and_more_tokens_add_nothing(make, name, gpu, factor, conditions):
     def largest(gpu, **conditions):
-        found = plan(make(), gpu, methods=[name], **conditions).fits
-        return (found[0].largest or 1, found[0].size) if found else (0, 0)
+        return Search(make(), limits_of(gpu, make(), **conditions)).largest(METHODS[name])
 
     assume(name != "bitfit" or make is gpt2)
     found = largest(gpu, **conditions)
-    more = largest(gpu * factor, **conditions)
-    assert found[0] <= more[0]
-    assert found[1] <= more[1]
+    assert found <= largest(gpu * factor, **conditions)
     for change in ({"tokens": conditions["tokens"] + 20}, {"batch": conditions["batch"] + 1}):
-        assert largest(gpu, **(conditions | change))[0] <= found[0]
+        assert largest(gpu, **(conditions | change)) <= found
 
 
 @settings(max_examples=2)

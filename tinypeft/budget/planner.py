@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from tinypeft.budget.breakdown import Breakdown
@@ -35,7 +36,7 @@ class Plan:
         fits, rejected: the methods, in the order of METHODS.
         conditions: everything that the numbers hold for.
         minimum: where nothing fits, the configuration that needs the least memory.
-        largest_fitting: where nothing fits, the largest model of the catalog with which something would; None for none.
+        search_catalog: finds `largest_fitting`, which takes some seconds.
     """
 
     model: str
@@ -45,8 +46,13 @@ class Plan:
     fits: tuple[Fit, ...]
     rejected: tuple[Rejection, ...]
     conditions: dict[str, Any]
-    minimum: Rejection | None = None
-    largest_fitting: str | None = None
+    minimum: Rejection | None
+    search_catalog: Callable[[], str | None] = field(compare=False, repr=False)
+
+    @cached_property
+    def largest_fitting(self) -> str | None:
+        """Where nothing fits, the largest model of the catalog with which something would; None for none."""
+        return None if self.fits else self.search_catalog()
 
     def fit(self, name: str) -> Fit | None:
         """A method that fits, by name."""
@@ -98,7 +104,7 @@ def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | No
     rejected = tuple(one for one in found if isinstance(one, Rejection))
     return Plan(model if isinstance(model, str) else type(model).__name__, _parameters(search.model), limits, tasks, fits,
                 rejected, _conditions(search, base), None if fits else _minimum(search, rejected),
-                None if fits else _largest_fitting(gpu, chosen, options))
+                lambda: _largest_fitting(gpu, chosen, options))
 
 
 def _conditions(search: Search, base: Breakdown) -> dict[str, Any]:
