@@ -71,8 +71,7 @@ class Breakdown:
         """The parts as one stacked bar, with its description."""
         from tinypeft.viz.budget import stacked_bars
 
-        parts = {f"{name}, {format_bytes(size)}": [size] for name, size, _ in self.table()}
-        return stacked_bars([f"{format_bytes(self.total)} in all"], parts, title=self.title)
+        return stacked_bars(["at the peak"], {name: [size] for name, size, _ in self.table()}, title=self.title)
 
 
 def _say(value: Any) -> str:

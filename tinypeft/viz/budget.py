@@ -1,7 +1,7 @@
 """Bars of memory: what each part takes, one bar stacked for each thing compared.
 
-Colours are those of plots.py; a hatch tells a second round of the same colours apart. The parts stand in the legend's order, and
-the description has their sizes.
+Colours are those of plots.py, and a hatch tells a second round of them apart. The parts stand in the legend's order; their sizes
+are in the description, and for a single bar in the legend too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def stacked_bars(labels: Sequence[str], parts: Mapping[str, Sequence[float]], li
     starts = [0.0] * len(labels)
     for i, (name, sizes) in enumerate(parts.items()):
         colour, hatch = _COLOURS[i % len(_COLOURS)], _HATCHES[i // len(_COLOURS) % len(_HATCHES)]
-        axes.barh(range(len(labels)), [size / 1e9 for size in sizes], left=[start / 1e9 for start in starts], label=name,
+        shown = name if len(labels) > 1 else f"{name}, {sizes[0] / 1e9:,.3g} GB"
+        axes.barh(range(len(labels)), [size / 1e9 for size in sizes], left=[start / 1e9 for start in starts], label=shown,
                   color=colour, hatch=hatch, edgecolor="white", linewidth=0.8)
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
     if limit is not None:
