@@ -1,7 +1,7 @@
 """Bars of memory: what each part takes, one bar stacked for each thing compared.
 
-Colours are those of plots.py, and a hatch tells a second round of them apart. The parts stand in the legend's order; their sizes
-are in the description, and for a single bar in the legend too.
+Colours are those of plots.py, and a hatch tells a second round of them apart. The parts stand in the legend's order; their
+sizes are in the description, and for a single bar in the legend too.
 """
 
 from __future__ import annotations
