@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
@@ -16,7 +17,7 @@ from tinypeft.budget.fitting import Search, _largest
 from tinypeft.budget.limits import limits_of
 from tinypeft.budget.memory import PARTS, memory
 from tinypeft.budget.methods import METHODS, NF4, RANK, TOKENS, WIDTH, find_method
-from tinypeft.budget.planner import card_sold, largest_model, largest_models, largest_size, plan
+from tinypeft.budget.planner import _chosen, card_sold, largest_model, largest_models, largest_size, plan
 from tinypeft.budget.serving import mergeable, serving
 from tinypeft.nn import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import LoraConfig, PrefixTuningConfig
@@ -183,14 +184,14 @@ def test_models_the_other_way_round():
 
 def test_limits_other_than_memory():
     model = llama()
-    found = plan(model, "1GB", tokens=250)
+    found = plan(model, "1GB", tokens=250, methods=["lora", "adalora", "prefix", "prompt", "houlsby"])
     assert found.fit("lora").largest == 32  # 2 of 4 heads of 16
     assert found.fit("lora").limit == "r=33 would be more than 32, the smaller side of the smallest matrix"
     assert found.fit("adalora").largest == 21  # which starts with 32
     assert found.fit("prefix").largest == found.fit("prompt").largest == 6
     assert "6 positions that 250 tokens of text leave of 256" in found.fit("prompt").limit
     assert found.fit("houlsby").largest == 64
-    full = plan(model, "1GB", tokens=256)
+    full = plan(model, "1GB", tokens=256, methods=["prefix"])
     assert "leave none of the model's 256 positions" in full.rejection("prefix").reason
 
 
@@ -212,7 +213,7 @@ def test_trained_parameters_are_limited():
         assert fit.serving.counts.trainable <= most
     assert {"full", "lora"} <= {one.method.name for one in found.rejected}
     assert "would train" in found.rejection("lora").reason
-    assert plan(model, "1GB", tokens=64, trainable_max=1000).limits.trainable_max == 1000
+    assert plan(model, "1GB", tokens=64, methods=["ia3"], trainable_max=1000).limits.trainable_max == 1000
     assert found.minimum is None
 
 
@@ -247,7 +248,7 @@ def test_a_merged_model_has_to_fit_too():
 
 def test_every_base_in_four_bits():
     model, names = llama(), ["full", "qlora", "ia3", "norms", "prefix", "houlsby"]
-    assert "lora" not in [fit.method.name for fit in plan(model, "1GB", tokens=64, quantization="nf4").fits]  # that is QLoRA
+    assert "lora" not in [one.name for one in _chosen(None, limits_of("1GB", model, quantization="nf4"))]  # that is QLoRA
     found = plan(model, "1GB", tokens=64, methods=names, quantization="nf4")
     stored = {fit.method.name: fit.stored for fit in found.fits}
     assert stored.pop("full") == "bfloat16"
@@ -445,6 +446,11 @@ def test_every_method_is_chosen_or_has_something_against_it(small, switching, la
     assert found.method not in found.against
     assert found.rule in {"fit", *(rule.name for rule in RULES), *(one.name for one in PREFERENCES)}
     assert all(reason and not reason.endswith(".") for reason in (found.reason, *found.against.values()))
+
+
+def test_prompts_are_for_large_models(small):
+    assert "steer large models only" in choose(small).against["prompt"]
+    assert "stands before it" in choose(replace(small, parameters=10**9)).against["prompt"]
 
 
 def test_preferences_know_all_methods():
