@@ -23,6 +23,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tinypeft import AutoModelForCausalLM, LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from tinypeft.budget import memory
 from tinypeft.commands import NF4
 from tinypeft.models import smollm2
 from tinypeft.training import TrainingArguments, evaluate, train
@@ -90,11 +91,13 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB of a process with the model in it, and at most during training steps; and the CPU seconds of a step."""
+    """MiB of a process with the model in it, and at most during training steps; the CPU seconds of a step; and the MiB that
+    tinypeft.budget predicts for a step, Python and its libraries apart."""
 
     loaded: float
     peak: float
     step_seconds: float
+    predicted: float
 
 
 def measure_memory(rows: Sequence[Any], pad_token_id: int) -> dict[str, Memory]:
@@ -107,11 +110,18 @@ def measure_memory(rows: Sequence[Any], pad_token_id: int) -> dict[str, Memory]:
     found = {}
     for name, way in WAYS.items():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:  # a fresh one: nothing is left over
-            found[name] = process.submit(_measure_way, way, rows, pad_token_id).result()
+            measured = process.submit(_measure_way, way, rows, pad_token_id).result()
+        found[name] = Memory(*measured, predict(way, len(rows), max(len(row["input_ids"]) for row in rows)))
     return found
 
 
-def _measure_way(way: Way, rows: Sequence[Any], pad_token_id: int) -> Memory:
+def predict(way: Way, batch: int, tokens: int) -> float:
+    """MiB that a step needs by our own reckoning, with the loss over all tokens."""
+    return memory("smollm2-135m", LORA if way.lora else None, quantization=NF4 if way.quantized else None, batch=batch,
+                  tokens=tokens, engine="tinypeft", dtype="float32", checkpointing=way.checkpointing).total / 2**20
+
+
+def _measure_way(way: Way, rows: Sequence[Any], pad_token_id: int) -> tuple[float, float, float]:
     model: Any = load_base() if way.quantized else AutoModelForCausalLM.from_pretrained(smollm2.NAME)
     if way.lora:
         model = add_lora(model, seed=0, checkpointing=way.checkpointing)
@@ -123,7 +133,7 @@ def _measure_way(way: Way, rows: Sequence[Any], pad_token_id: int) -> Memory:
     with threadpool_limits(1, user_api="blas"):
         train(model, rows, TrainingArguments(max_steps=2, per_device_train_batch_size=len(rows), disable_tqdm=True),
               pad_token_id=pad_token_id, on_step_end=lambda *_: clock.append(time.process_time()))
-    return Memory(loaded - files, _status("VmHWM") - files, clock[2] - clock[1])
+    return loaded - files, _status("VmHWM") - files, clock[2] - clock[1]
 
 
 def _status(key: str) -> float:

@@ -62,12 +62,14 @@ def _print_costs(result: Result, markdown: bool) -> None:
     if not result.memory:
         print_text("Memory was not measured: that takes Linux's /proc.", markdown)
         return
-    print_table(["", "loaded, MiB", "peak, MiB", "peak above loaded", "CPU s a step"],
-                [[name, f"{one.loaded:,.0f}", f"{one.peak:,.0f}", f"{one.peak - one.loaded:,.0f}", f"{one.step_seconds:.1f}"]
+    print_table(["", "loaded, MiB", "peak, MiB", "predicted, MiB", "CPU s a step"],
+                [[name, f"{one.loaded:,.0f}", f"{one.peak:,.0f}", f"{one.predicted:,.0f}", f"{one.step_seconds:.1f}"]
                  for name, one in result.memory.items()], 0, markdown)
     print_text(f"Two steps of AdamW over the same {result.settings['memory_batch']} functions, each way in a process of its "
                "own. Loaded: Python, its libraries' data and the model. Peak: the most that the process had in memory during "
-               "the steps, gradients, optimizer and activations included. Mapped files are left out of both.", markdown)
+               "the steps, gradients, optimizer and activations included. Mapped files are left out of both. Predicted, by "
+               "tinypeft.budget: of a step over as many rows, all as long as the longest and all their tokens in the loss, "
+               "without Python's own memory.", markdown)
 
 
 def _shares(score: Score) -> list[str]:
