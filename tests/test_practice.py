@@ -21,7 +21,7 @@ from tinypeft.autograd import Tensor
 from tinypeft.budget import base_parameters, count_parameters, memory
 from tinypeft.budget.choice import RULES, choose
 from tinypeft.budget.methods import NF4
-from tinypeft.budget.units import BYTES
+from tinypeft.budget.units import BYTES, parse_quantity
 from tinypeft.claims.ask import full_text, worked_solution
 from tinypeft.claims.practice import KINDS, TOPICS, draw, find_kinds
 from tinypeft.claims.practice.flaws import FLAWS, Case
@@ -31,7 +31,7 @@ from tinypeft.claims.practice.proof import PROOFS, right_orders
 from tinypeft.claims.practice.properties import METHODS, first_change, merges, mixes
 from tinypeft.claims.practice.quantized import codes_changed, measured
 from tinypeft.claims.practice.recorded import BASE_KEPT, BASE_TARGET, COMPARED, LEARNED_BY_DIMENSION
-from tinypeft.claims.practice.scenarios import WORDS, _not_decisive, _situation
+from tinypeft.claims.practice.scenarios import WORDS, _not_decisive, _preferred, _situation
 from tinypeft.claims.practice.shapes import (
     ATTENTION,
     Shape,
@@ -102,6 +102,17 @@ def check_numeric(question):
         assert is_sentence(mistake.feedback), mistake.feedback
     assert len(question.steps) >= 2
     assert any(step.value for step in question.steps)
+    for step in question.steps:
+        check_arithmetic(step)
+
+
+def check_arithmetic(step):
+    """A formula of numbers only has the value that stands beside it."""
+    if not re.fullmatch(r"[\d,.\s+\-x/()^]+", step.formula) or "rounded" in step.text or not re.match(r"-?\d", step.value):
+        return
+    found = eval(step.formula.replace(",", "").replace("x", "*").replace("^", "**"), {"__builtins__": {}})
+    given = parse_quantity(step.value.split(",  ")[0].rstrip("."))
+    assert given.value == pytest.approx(found, rel=0.005, abs=1e-9), step
 
 
 def typed(value: float, unit: str, exact: bool) -> list[str]:
@@ -175,6 +186,17 @@ def is_sentence(text: str) -> bool:
 CHECKS = {Numeric: check_numeric, Choice: check_choice, Ordering: check_ordering, Matching: check_matching}
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_every_typical_mistake_is_told_apart_for_some_seeds(name):
+    offered, kept = set(), set()
+    for seed in range(150):
+        question = KINDS[name].make(np.random.default_rng(seed))
+        if isinstance(question, Numeric):
+            offered |= {mistake.id for mistake in question.mistakes}
+            kept |= {mistake.id for mistake in with_clear_mistakes(question).mistakes}
+    assert offered == kept
+
+
 # ---- drawing --------------------------------------------------------------------------------------------------------
 
 def test_there_are_kinds_for_every_method_and_all_topics():
@@ -214,11 +236,13 @@ def test_a_topic_is_found_in_any_case_and_by_a_kind():
 @given(st.floats(1e3, 1e12), st.lists(st.floats(1e3, 1e12), max_size=8), st.sampled_from(["", "%", "GB", "x"]),
        st.sampled_from([0.0005, 0.005, 0.01]))
 def test_mistakes_that_could_be_taken_for_others_are_left_out(answer, values, unit, tolerance):
-    mistakes = [Mistake(f"m{i}", value, "No.") for i, value in enumerate([*values, answer, 1.001 * answer, 2 * answer])]
+    all_values = [*values, answer, 1.001 * answer, (1 + 3 * tolerance) * answer, 2 * answer, math.inf, math.nan, 0.0]
+    mistakes = [Mistake(f"m{i}", value, "No.") for i, value in enumerate(all_values)] + [Mistake("m0", answer / 3, "No.")]
     question = with_clear_mistakes(numeric("?", answer, [], mistakes, unit=unit, tolerance=tolerance))
     assert question.check(question.solution).right
+    assert len({mistake.id for mistake in question.mistakes}) == len(question.mistakes)
     for mistake in question.mistakes:
-        assert abs(mistake.value - answer) > tolerance * answer
+        assert abs(mistake.value - answer) > 4 * tolerance * answer
         assert [question.check(text).mistake for text in spellings(mistake.value, unit, tolerance)] == [mistake.id] * (
             1 if tolerance < 0.005 else 2)
 
@@ -447,5 +471,7 @@ def test_the_planner_decides_and_its_reason_is_the_only_one():
         assert decided.rule not in wrong
         assert wrong.keys() <= WORDS.keys()
         assert choose(situation.plan, situation.needs) == decided
+        if first := situation.plan.fit(_preferred(situation)[0].name):  # nothing else rules out what would come first
+            assert not {rule.name for rule in RULES if rule.says(first, situation.needs, situation.plan)} & wrong.keys()
     assert {"lora", "qlora", "ia3", "full"} <= methods
     assert {"fit", "latency", "storage", "keep-base", "little-data", "much-data"} <= rules

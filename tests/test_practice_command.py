@@ -207,6 +207,9 @@ def test_each_kind_comes_once_before_any_comes_again():
     kinds = [kind for kind in KINDS.values() if kind.topic == "proof"]
     asked = [question.kind for question in series(kinds, 0, 8)]
     assert set(asked[:4]) == set(asked[4:]) == {kind.name for kind in kinds}
+    first, second = series(kinds[:1], 0, 2)
+    assert first.kind == second.kind
+    assert first.prompt != second.prompt
     assert next(series(kinds, 0, 10**9)).kind == asked[0]  # drawn as they are asked for
 
 

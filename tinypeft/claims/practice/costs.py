@@ -66,9 +66,8 @@ def full_memory(rng: np.random.Generator) -> Numeric:
         [Mistake("no-master-copy" if master else "master-copy", 12 * n if master else 16 * n,
                  "That leaves out the float32 copy of the weights, 4 bytes each." if master else
                  "That adds a float32 copy of the weights, which this recipe does not keep."),
-         Mistake("one-moment", total - 4 * n, "That has one of Adam's moments; it keeps a mean of the gradients and one of "
-                                              "their squares."),
-         Mistake("moments-in-16-bit", total - 4 * n, "That takes the moments in 16 bits."),
+         Mistake("one-moment", total - 4 * n, "That is 4 bytes a parameter too little: one of Adam's two moments is missing, "
+                                              "or both are in 16 bits."),
          Mistake("weights-only", 2 * n, "That is the weights alone."),
          Mistake("no-gradients", total - 2 * n, "That leaves out the gradients, as large as the weights."),
          Mistake("no-optimizer", total - 8 * n, "That leaves out Adam's two moments, 8 bytes a parameter."),
@@ -159,9 +158,9 @@ def rank_that_fits(rng: np.random.Generator) -> Numeric:
                                                                   "well."),
          Mistake("half-weights-only", (card - used) * GB / (2 * each), "That counts 16-bit weights only: no gradients, no "
                                                                        "moments, and not float32."),
-         Mistake("bfloat16-adapter", (card - used) * GB / (12 * each), "That takes the adapter and its gradients in 16 bits."),
-         Mistake("no-gradients", (card - used) * GB / (12 * each), "That leaves out the gradients."),
-         Mistake("one-moment", (card - used) * GB / (12 * each), "That has one of Adam's two moments."),
+         Mistake("twelve-bytes", (card - used) * GB / (12 * each), "That takes 12 bytes a parameter, as if adapter and "
+                                                                   "gradients were in 16 bits, or something were left out. "
+                                                                   "Weight, gradient and two moments in float32 are 16."),
          Mistake("whole-card", card * GB / bytes_each, "That gives the whole card to the adapter."),
          Mistake("one-layer", answer * shape.layers, f"That takes the parameters of one layer; the number given is of all "
                                                      f"{shape.layers}.")],

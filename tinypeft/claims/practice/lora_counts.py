@@ -80,9 +80,7 @@ def lora_compression(rng: np.random.Generator) -> Numeric:
          Mistake("inverse", ours / full, "That is the share which LoRA trains. Asked for is how many times fewer: the "
                                          "inverse."),
          Mistake("twice-in", full / (2 * a), "That takes both factors as r x in, but B is out x r."),
-         Mistake("twice-out", full / (2 * b), "That takes both factors as out x r, but A is r x in."),
-         Mistake("by-rank", min(n_out, n_in) / r, "That compares the rank with the smaller side of W. Parameters are counted "
-                                                  "by shapes: r (in + out) against in x out.")],
+         Mistake("twice-out", full / (2 * b), "That takes both factors as out x r, but A is r x in.")],
         unit="x", section=LOW_RANK)
 
 

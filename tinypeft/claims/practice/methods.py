@@ -54,7 +54,7 @@ def adalora_budget(rng: np.random.Generator) -> Numeric:
         f"all matrices together have after step {step:,}?", answer,
         [Step("first and last budget", f"{matrices} x {init} and {matrices} x {target}", f"{first:,} and {last:,}"),
          Step("c", f"1 - ({step:,} - {tinit}) / ({total:,} - {tfinal} - {tinit})", f"{left:g}"),
-         Step("budget", f"({first:,} - {last:,}) x {left:g}^3 + {last:,}", f"{answer:,}")],
+         Step("budget, rounded down", f"({first:,} - {last:,}) x {left:g}^3 + {last:,}", f"{answer:,}")],
         [Mistake("linear", fallen(left, 1), "That lets the budget fall in a straight line; it falls with the cube of the time "
                                             "that is left."),
          Mistake("time-gone", fallen(1 - left), "That takes for c the share of time that has gone, not what is left."),
