@@ -457,7 +457,7 @@ def test_a_larger_update_changes_more_codes():
 
 def test_the_planner_decides_and_its_reason_is_the_only_one():
     rng = np.random.default_rng(0)
-    rules, methods = set(), set()
+    rules, methods, seen = set(), set(), set()
     for _ in range(200):
         situation, decided, names = _situation(rng)
         assert decided.method in names
@@ -471,7 +471,12 @@ def test_the_planner_decides_and_its_reason_is_the_only_one():
         assert decided.rule not in wrong
         assert wrong.keys() <= WORDS.keys()
         assert choose(situation.plan, situation.needs) == decided
-        if first := situation.plan.fit(_preferred(situation)[0].name):  # nothing else rules out what would come first
-            assert not {rule.name for rule in RULES if rule.says(first, situation.needs, situation.plan)} & wrong.keys()
+        first = _preferred(situation)[0].name
+        if fit := situation.plan.fit(first):  # nothing else rules out what would come first
+            assert not {rule.name for rule in RULES if rule.says(fit, situation.needs, situation.plan)} & wrong.keys()
+        elif first == "full" and situation.needs.keep_base:
+            seen.add("two reasons at once")
+            assert "keep-base" not in wrong
+    assert seen
     assert {"lora", "qlora", "ia3", "full"} <= methods
     assert {"fit", "latency", "storage", "keep-base", "little-data", "much-data"} <= rules

@@ -94,6 +94,16 @@ def test_hints_are_the_steps_without_their_values():
     assert hint(Numeric(kind="", topic="", prompt="", answer=1, steps=(Step("one", "1"),)), 1) == "Hint: one: 1."
 
 
+def test_hints_to_choices_and_orders_leave_something_to_find():
+    options = [Option(text, "No.", f"not-{text}") for text in ("one", "two", "three")]
+    question = Choice(kind="c", topic="t", prompt="?", options=(options[0], Option("four", "Yes."), *options[1:]),
+                      steps=(Step("four", "", "the best"),))
+    assert [hint(question, i) for i in (1, 2, 3)] == ["Hint: it is not A.", "Hint: it is not C.", "There are no more hints."]
+    order = Ordering(kind="o", topic="t", prompt="?", lines=("c", "a", "b"), orders=("BCA",))
+    assert [hint(order, i) for i in (1, 2)] == ["Hint: B can be number 1.", "There are no more hints."]
+    assert [hint(REASONS, i) for i in (1, 2)] == ["Hint: the reason of line 1 is C.", "There are no more hints."]
+
+
 def test_skip_shows_the_solution_and_goes_on():
     session, printed = conversation([NUMBER, CHOICE], "skip", "B")
     assert "Skipped.\n\nWorked solution:" in printed

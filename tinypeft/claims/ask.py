@@ -17,7 +17,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tinypeft import viz
 from tinypeft.claims.questions import Choice, Feedback, Matching, Numeric, Ordering, Question, Step
@@ -267,7 +266,7 @@ def say(text: str) -> None:
 
 # ---- in a notebook --------------------------------------------------------------------------------------------------
 
-def in_notebook(session: Session) -> Any:
+def in_notebook(session: Session) -> viz.QuestionBox:
     """A widget that asks the session's questions; where there are no widgets, the questions and solutions as text."""
     def card() -> viz.Card | None:
         question = session.current

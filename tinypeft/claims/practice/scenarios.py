@@ -98,8 +98,7 @@ def draw_situation(rng: np.random.Generator) -> Situation:
 def _clear(situation: Situation, names: list[str]) -> bool:
     """Whether there is an answer, and at most one other method would do too, so that one can be sure."""
     decided = situation.decided()
-    would_do = sum(map(_would_do, decided.against.values()))
-    return decided.fit is not None and len(names) == 4 and would_do <= 1
+    return decided.fit is not None and len(names) == 4 and sum(_would_do(situation, name) for name in decided.against) <= 1
 
 
 def _situation(rng: np.random.Generator) -> tuple[Situation, Chosen, list[str]]:
@@ -126,11 +125,10 @@ def choose_method(rng: np.random.Generator) -> Choice:
     for name in names:
         title = capital(find_method(name).title)
         if name in decided.against:
-            against = decided.against[name]
-            why = "it would do, but another one comes first." if _would_do(against) else f"{against}."
+            why = "it would do, but another one comes first." if _would_do(situation, name) else f"{decided.against[name]}."
             options.append(Option(title, f"{title}: {why}", f"not-{name}"))
         else:
-            options.append(Option(title, _why(decided)))
+            options.append(Option(title, _why(situation, decided)))
     return choice(f"The situation:\n\n{situation.words()}\n\nWhich of these methods would you take? "
                   f"{_order(situation)}", options, rng,
                   steps=_steps(situation), section=SECTION)
@@ -149,22 +147,25 @@ def _order(situation: Situation) -> str:
     return f"Of several that would do, take the first in this order, which suits the task: {titles}."
 
 
-def _why(decided: Chosen) -> str:
+def _why(situation: Situation, decided: Chosen) -> str:
     """Why the method that is taken is taken."""
-    if not any(map(_would_do, decided.against.values())):
+    if not any(_would_do(situation, name) for name in decided.against):
         return "It is what is left: the others are ruled out."
-    if decided.rule in ("usual", "small-files") or _comes_next(decided):
+    if decided.rule in ("usual", "small-files") or _comes_next(situation, decided):
         return "Nothing speaks against it, and of those that would do it comes first."
     return f"{capital(decided.reason)}."
 
 
-def _comes_next(decided: Chosen) -> bool:
-    """Whether what decides is only that the methods which would come before are not offered."""
-    return decided.reason.startswith("of the methods that were asked for")
+def _would_do(situation: Situation, name: str) -> bool:
+    """Whether a method fits and no rule is against it."""
+    fit = situation.plan.fit(name)
+    return fit is not None and not any(rule.says(fit, situation.needs, situation.plan) for rule in RULES)
 
 
-def _would_do(reason: str) -> bool:
-    return reason.startswith("it would do")
+def _comes_next(situation: Situation, decided: Chosen) -> bool:
+    """Whether what decides is only that the method which such needs call for is not offered."""
+    order = next(one.order for one in PREFERENCES if one.holds(situation.needs, situation.plan))
+    return decided.rule in [one.name for one in PREFERENCES] and decided.method != order[0]
 
 
 WORDS = {
@@ -180,7 +181,7 @@ def deciding_reason(rng: np.random.Generator) -> Choice:
     while True:
         situation, decided, _ = _situation(rng)
         wrong = _not_decisive(situation, decided)
-        if decided.rule in WORDS and decided.fit is not None and len(wrong) >= 3 and not _comes_next(decided):
+        if decided.rule in WORDS and decided.fit is not None and len(wrong) >= 3 and not _comes_next(situation, decided):
             break
     title, because = decided.fit.method.title, f"What decides: {decided.reason}."
     options = [Option(WORDS[decided.rule], f"{capital(decided.reason)}.")]
@@ -188,8 +189,7 @@ def deciding_reason(rng: np.random.Generator) -> Choice:
     offered = ", ".join(one.title for one in situation.offered())
     return choice(f"The situation:\n\n{situation.words()}\n\nOf {offered}, the one to take is {title}. {_order(situation)} "
                   "What decides here: what rules out the method that would have come first, or what puts this one "
-                  "first?", options, rng,
-                  steps=_steps(situation), section=SECTION)
+                  "first?", options, rng, steps=_steps(situation), section=SECTION)
 
 
 def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
