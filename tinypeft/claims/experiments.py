@@ -10,6 +10,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from tinypeft.autograd import Tensor
 from tinypeft.budget import Breakdown, Counts, adapted, base_parameters, count_parameters, memory, parse_size
 from tinypeft.claims.judge import Range
-from tinypeft.claims.settings import NF4, NF4_PLAIN, QKVO, lora
+from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, PREFIX20, QKVO, WIDTH_64, lora
 from tinypeft.nn import LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import LoraConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
 from tinypeft.quant import ScaledValues, equal_mass, get_4bit_type, lloyd_max, regions, replace_with_bnb_linear
@@ -26,60 +27,76 @@ from tinypeft.training import SGD, AdamW
 
 SOMETHING = Range(low=sys.float_info.min)  # more than nothing
 FITS = Range(high=1.0)  # the share of a card's memory
+GB = 1e9
 GB24, GB40, GB80 = parse_size("24GB"), parse_size("40GB"), parse_size("80GB")
 BASES = {"nf4": NF4, "nf4, float32 constants": NF4_PLAIN, "16 bits": None}
+STORED = ("base weights", "master weights", "gradients", "optimizer states")  # what does not depend on the tokens
 IDS = np.arange(24).reshape(2, 12) % 13  # two rows of tokens for a toy model
 
 
-# ---- counts and memory ----------------------------------------------------------------------------------------------
+# ---- counts ---------------------------------------------------------------------------------------------------------
 
 Targets = str | tuple[str, ...]
 ATTENTION = tuple(QKVO)
+CHOICES: dict[str, Targets] = {"q": ("q_proj",), "q, k, v, o": ATTENTION, "all linear": LINEAR}
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A config that can be looked up: by all that it prints."""
+
+    text: str
+    config: PeftConfig = field(compare=False)
+
+
+def counts(model: str, method: PeftConfig) -> Counts:
+    """`count_parameters`, which builds the model each time, with a memory."""
+    return _counts(model, _Method(repr(method), method))
+
+
+@functools.cache
+def _counts(model: str, method: _Method) -> Counts:
+    return count_parameters(model, method.config)
 
 
 def share(model: str, method: PeftConfig) -> float:
-    """Trained parameters, divided by those of the base alone."""
-    return count_parameters(model, method).trainable / base_parameters(model)
+    """Trained parameters, divided by those of the base alone; of layers beside the base, also the multiplications they add."""
+    return counts(model, method).trainable / base_parameters(model)
+
+
+def lora_on(r: int, targets: Targets) -> LoraConfig:
+    """LoRA on modules that are named in a tuple, as `functools.cache` wants them."""
+    return lora(r, targets if isinstance(targets, str) else list(targets))
+
+
+def lora_counts(model: str, r: int, targets: Targets = ATTENTION) -> Counts:
+    """What LoRA trains, and all there is."""
+    return counts(model, lora_on(r, targets))
 
 
 def lora_share(model: str, r: int, targets: Targets = ATTENTION) -> float:
-    """The same of LoRA."""
-    return lora_counts(model, r, targets).trainable / base_parameters(model)
+    """What LoRA trains, divided by the parameters of the base alone."""
+    return share(model, lora_on(r, targets))
+
+
+def matrices_and_vectors(peft_model: PeftModel) -> tuple[int, int]:
+    """How many numbers the trained matrices have, and the trained vectors: weights and biases of an adapter."""
+    trained = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
+    return sum(p.size for p in trained if p.ndim == 2), sum(p.size for p in trained if p.ndim == 1)
 
 
 @functools.cache
-def lora_counts(model: str, r: int, targets: Targets = ATTENTION) -> Counts:
-    """What LoRA trains, and all there is."""
-    return count_parameters(model, lora(r, targets if isinstance(targets, str) else list(targets)))
+def adapters_of_7b() -> tuple[int, int]:
+    """Weights and biases of adapters of width 64 in Llama-2-7B."""
+    return matrices_and_vectors(adapted("llama-2-7b", WIDTH_64))
 
 
 @functools.cache
-def training(model: str, r: int, targets: Targets = ATTENTION, base: str = "nf4", prepared: bool = False) -> Breakdown:
-    """What a LoRA training step needs: one row of 2,048 tokens, gradient checkpointing, a 16-bit adapter, Adam in float32.
-
-    Args:
-        base: how the base is stored, one of BASES.
-        prepared: whether its 16-bit weights were then stored in 32, by prepare_model_for_kbit_training.
-    """
-    method = lora(r, targets if isinstance(targets, str) else list(targets))
-    return memory(model, method, quantization=BASES[base], adapter_dtype="bfloat16", prepared=prepared)
-
-
-@functools.cache
-def base_bytes(model: str, base: str = "nf4", prepared: bool = False) -> float:
-    """Bytes of a model's weights alone."""
-    return memory(model, training=False, quantization=BASES[base], prepared=prepared).parts["base weights"]
-
-
-@functools.cache
-def full_training() -> Breakdown:
-    """What full fine-tuning of Llama-2-70B needs, for one row of 2,048 tokens with gradient checkpointing."""
-    return memory("llama-2-70b")
-
-
-def of_seventy_billion(*parts: str) -> float:
-    """Bytes of these parts if the model had 70 billion parameters, as the documents reckon."""
-    return sum(full_training().parts[part] for part in parts) / base_parameters("llama-2-70b") * 70e9
+def prefix_of_a_layer(model: str) -> tuple[int, int]:
+    """The shape of the keys that a prefix of 20 tokens has in each layer."""
+    peft_model = adapted(model, PREFIX20)
+    tokens, width = peft_model.prompt_encoder["default"].embedding.weight.shape  # keys and values of all layers, side by side
+    return tokens, width // (2 * peft_model.config.num_hidden_layers)
 
 
 @functools.cache
@@ -100,6 +117,57 @@ def all_choices(sizes: Mapping[str, int]) -> dict[str, int]:
     """
     return {", ".join(name.removesuffix("_proj") for name in chosen): sum(sizes[name] for name in chosen)
             for count in range(1, len(sizes) + 1) for chosen in itertools.combinations(sizes, count)}
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def training(model: str, r: int, targets: Targets = ATTENTION, base: str = "nf4", *, tokens: int = 2048,
+             checkpointing: bool = True, attention: str = "sdpa", adapter_dtype: str = "bfloat16", prepared: bool = False
+             ) -> Breakdown:
+    """What a LoRA training step needs: one row of tokens, and Adam in float32.
+
+    Args:
+        base: how the base is stored, one of BASES.
+        prepared: whether its 16-bit weights were then stored in 32, by prepare_model_for_kbit_training.
+    """
+    return memory(model, lora_on(r, targets), quantization=BASES[base], tokens=tokens, checkpointing=checkpointing,
+                  attention=attention, adapter_dtype=adapter_dtype, prepared=prepared)
+
+
+def qlora_70b(modules: str = "q", base: str = "nf4", **setting: Any) -> Breakdown:
+    """Training Llama-2-70B with r = 64 on one of CHOICES, as in the last document, whose 0.17 GB of adapter are those of q."""
+    return training("llama-2-70b", 64, CHOICES[modules], base, **setting)
+
+
+def adapter_cost(budget: Breakdown) -> float:
+    """Bytes that go to the adapter: weights, gradients, which are as many and as wide, and optimizer states.
+
+    (At the peak that `memory` finds not all gradients need be there.)
+    """
+    return 2 * budget.parts["adapter weights"] + budget.parts["optimizer states"]
+
+
+@functools.cache
+def base_bytes(model: str, base: str = "nf4", prepared: bool = False) -> float:
+    """Bytes of a model's weights alone."""
+    return memory(model, training=False, quantization=BASES[base], prepared=prepared).parts["base weights"]
+
+
+@functools.cache
+def full_training(model: str = "llama-2-70b") -> Breakdown:
+    """What training all weights in 16 bits needs, with AdamW and master weights in 32; one row, as for `training`."""
+    return memory(model)
+
+
+def before_activations(budget: Breakdown) -> float:
+    """Weights, gradients and optimizer states."""
+    return sum(budget.parts[part] for part in STORED)
+
+
+def of_seventy_billion(*parts: str) -> float:
+    """Bytes of these parts of full training if the model had 70 billion parameters, as the documents reckon."""
+    return sum(full_training().parts[part] for part in parts) / base_parameters("llama-2-70b") * 70e9
 
 
 # ---- codebooks ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import numpy as np
 
 from tinypeft.autograd import no_grad
 from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, generator
-from tinypeft.peft import PeftModel
+from tinypeft.peft import BottleneckConfig, PeftModel, get_peft_model
+from tinypeft.peft.bottleneck import BottleneckLayer
 
 WIDTH, VOCABULARY = 32, 64
 
@@ -43,6 +44,14 @@ def as_if_trained(peft_model: PeftModel, seed: int = 0, std: float = 0.3) -> Pef
         if parameter.requires_grad:
             parameter.data = generator(seed, name).standard_normal(parameter.shape).astype(parameter.dtype) * std
     return peft_model
+
+
+def adapter_layer(**options: Any) -> BottleneckLayer:
+    """A real adapter, full of numbers, after the attention of a small GPT-2."""
+    peft_model = as_if_trained(get_peft_model(small_gpt2(), BottleneckConfig(reduction_factor=4, **options)))
+    layer = peft_model.get_base_model().get_submodule("transformer.h.0.attention_add")
+    assert isinstance(layer, BottleneckLayer)
+    return layer
 
 
 def base_values(peft_model: PeftModel) -> np.ndarray:

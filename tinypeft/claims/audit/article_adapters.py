@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tinypeft.autograd import Tensor, no_grad
-from tinypeft.budget import base_parameters, build, count_parameters
+from tinypeft.budget import build
 from tinypeft.claims.claim import claim
+from tinypeft.claims.experiments import counts, matrices_and_vectors, share
 from tinypeft.claims.judge import Computed, computed, under
 from tinypeft.claims.measures import changes_in_a_step
-from tinypeft.claims.small_models import WIDTH, as_if_trained, largest, logits, small_gpt2
+from tinypeft.claims.small_models import WIDTH, adapter_layer, largest, logits, small_gpt2
 from tinypeft.nn import GPT2Config, GPT2LMHeadModel, generator
 from tinypeft.peft import BitFitConfig, BottleneckConfig, PeftModel, get_peft_model
 
@@ -23,29 +24,16 @@ BITFIT = "5. BitFit, y = W·x + b"
 WIDE = BottleneckConfig(reduction_factor=16)  # a bottleneck of 64 in a model of width 1024
 
 
-def adapter_layer(**options: Any) -> Any:
-    """A real adapter with numbers in both matrices, after the attention of a small GPT-2."""
-    config = BottleneckConfig(reduction_factor=4, non_linearity="relu", **options)
-    adapted = as_if_trained(get_peft_model(small_gpt2(), config))
-    return adapted.get_base_model().get_submodule("transformer.h.0.attention_add")
-
-
 def twelve_layers(layers: int = 12) -> PeftModel:
     """The example's transformer, width 1024, with an adapter after each attention and feed-forward part."""
     return get_peft_model(GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=1024, n_head=16)), WIDE)
-
-
-def trained_sizes(adapted: PeftModel) -> tuple[int, int]:
-    """How many numbers the trained matrices and the trained vectors have."""
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    return sum(p.size for p in trained if p.ndim == 2), sum(p.size for p in trained if p.ndim == 1)
 
 
 def bias_share(model: str) -> float:
     """What BitFit trains of a model; BitFitConfig refuses one without biases."""
     if not any(name.endswith("bias") for name, _ in build(model).named_parameters()):
         return 0.0
-    return count_parameters(model, BitFitConfig()).trainable / base_parameters(model)
+    return share(model, BitFitConfig())
 
 
 @claim("a-adapter-formula", FORMULA, "formula", "an adapter adds g(f(x)) to what the layer f found",
@@ -53,8 +41,8 @@ def bias_share(model: str) -> float:
        why="Largest difference, in float64, from the real adapter layer with g(h) = W2·relu(W1·h); and of the model's logits "
            "from the pretrained ones where W2 = 0: f(x) goes past the adapter, so that it can start as nothing.")
 def _() -> Computed:
-    layer, (x, f) = adapter_layer(), generator(0, "x and f(x)").standard_normal((2, 1, 5, WIDTH))
-    adapter = layer.adapters["default"]
+    layer, (x, f) = adapter_layer(non_linearity="relu"), generator(0, "x and f(x)").standard_normal((2, 1, 5, WIDTH))
+    adapter: Any = layer.adapters["default"]
     down, up = adapter.adapter_down[0], adapter.adapter_up
     g = np.maximum(f @ down.weight.data.T + down.bias.data, 0) @ up.weight.data.T + up.bias.data
     silent = get_peft_model(small_gpt2(), BottleneckConfig(reduction_factor=4, init_weights="mam_adapter"))
@@ -70,7 +58,8 @@ def _() -> Computed:
            "column of b numbers, and x has d.",
        correct="W1 ∈ ℝ^(b×d) and W2 ∈ ℝ^(d×b) for W·x; or x·W1 and σ(x·W1)·W2 with the shapes as printed")
 def _() -> Computed:
-    adapter, x = adapter_layer().adapters["default"], generator(0, "x").standard_normal(WIDTH)
+    adapter: Any = adapter_layer(non_linearity="relu").adapters["default"]
+    x = generator(0, "x").standard_normal(WIDTH)
 
     def conforming(layer: Any, column: np.ndarray) -> Any:
         wanted = layer(Tensor(column[None])).data[0] - layer.bias.data
@@ -83,15 +72,15 @@ def _() -> Computed:
 @claim("a-adapter-131072", EXAMPLE, "parameter-count", "1024×64 + 64×1024 weights in each adapter", stated="131,072",
        why="The two biases, which the example leaves out, make it {both:,}.")
 def _() -> Computed:
-    weights, biases = (size // 24 for size in trained_sizes(twelve_layers()))
+    weights, biases = (size // 24 for size in matrices_and_vectors(twelve_layers()))
     return computed(weights, both=weights + biases)
 
 
 @claim("a-adapter-3m", EXAMPLE, "parameter-count", "two adapters in each of 12 layers have about 3M parameters", stated="~3M",
        why="Models of width 1024, such as GPT-2 medium, have 24 layers, and so {deep:,}.")
 def _() -> Computed:
-    weights, biases = trained_sizes(twelve_layers())
-    return under({"weights": weights, "with biases": weights + biases}, deep=count_parameters("gpt2-medium", WIDE).trainable)
+    weights, biases = matrices_and_vectors(twelve_layers())
+    return under({"weights": weights, "with biases": weights + biases}, deep=counts("gpt2-medium", WIDE).trainable)
 
 
 @claim("a-adapter-between", "4. Adapter Modules", "statement",
@@ -131,4 +120,4 @@ def _() -> Computed:
     shares = {title: bias_share(model) for title, model in {
         "Llama-2-7B": "llama-2-7b", "OPT-6.7B": "opt-6.7b", "Pythia-6.9B": "pythia-6.9b", "Qwen2-7B": "qwen2-7b"}.items()}
     return under(shares, small=bias_share("gpt2"), opt=shares["OPT-6.7B"], qwen=shares["Qwen2-7B"],
-                 n=count_parameters("opt-6.7b", BitFitConfig()).trainable)
+                 n=counts("opt-6.7b", BitFitConfig()).trainable)

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from tinypeft.autograd import Tensor
-from tinypeft.budget import CATALOG, base_parameters, count_parameters, parse_quantity
+from tinypeft.budget import CATALOG, base_parameters, parse_quantity
 from tinypeft.claims.claim import Range, claim, editorial
-from tinypeft.claims.experiments import all_choices, by_module
-from tinypeft.claims.judge import Computed, Verdict, computed, searched, under
+from tinypeft.claims.experiments import all_choices, by_module, counts
+from tinypeft.claims.judge import Computed, Verdict, searched, under
 from tinypeft.claims.measures import (
     QUERY,
     adapted_surnames,
     degrees_of_freedom,
-    nearest,
     out_of_reach_of_bitfit,
     out_of_reach_of_lora,
     relative,
@@ -82,10 +81,10 @@ def _() -> Computed:
 
 @claim("a-subspace", INTUITION, "property", "what a method can reach is a subspace: with two updates, also their sum",
        stated="PEFT methods effectively find this lower-dimensional subspace", expects=0.0, unit="%",
-       why="The share of a sum of two updates that the method cannot make. Biases are a subspace, though one that nobody "
-           "searched for. Two LoRA updates of rank 2 add up to rank 4: what LoRA reaches is a curved set, of {free} dimensions "
-           "where A and B have {stored} numbers (32 x 32, r = 4): r(d + k - r). Prompts, prefixes and adapters do not move the "
-           "N parameters at all: they add new ones.",
+       why="The share of a sum of two updates that the method cannot make (of BitFit's, what is not in the biases). Biases "
+           "are a subspace, though one that nobody searched for. Two LoRA updates of rank 2 add up to rank 4: what LoRA "
+           "reaches is a curved set, of {free} dimensions where A and B have {stored} numbers (32 x 32, r = 4): r(d + k - r). "
+           "Prompts, prefixes and adapters do not move the N parameters at all: they add new ones.",
        correct="Each method restricts learning to a set of its own; only for some is that a subspace of the model's "
                "parameters, and none of them searches for the task's.")
 def _() -> Computed:
@@ -104,18 +103,19 @@ def _() -> Computed:
 
 
 @claim("a-ex1-3m-r16", MEDICAL, "parameter-count", "LoRA with r=16 on a 7B model trains 3M parameters", stated="3M",
-       why="Which matrices are adapted is not said. No choice among those of a layer, taken in all layers, gives 3M: the "
-           "smallest in Llama-2-7B has {least:,}, q and v together {qv:,}, all linear layers {linear:,}. (q alone in Qwen2-7B "
-           "would, with {qwen:,}, but that model has {size:.1f}B parameters, not 7B.)",
+       why="Neither the model nor the matrices are named. Of {n} choices of matrices, each taken in all layers of a model "
+           "that is called 7B, only those round to 3M that adapt a single narrow one: {fitting}. Usual choices train more: q "
+           "and v of Llama-2-7B have {qv:,}, and the smallest choice there has {least:,}.",
        correct="r=16 trains {qv:,} parameters on q and v of Llama-2-7B, {linear:,} on all linear layers")
 def _() -> Computed:
-    choices = {title: all_choices(by_module(model, 16)) for title, model in {
-        "Llama-2-7B": "llama-2-7b", "OPT-6.7B": "opt-6.7b", "Pythia-6.9B": "pythia-6.9b"}.items()}
-    found = {f"{title}, nearest of {len(counts)} choices": next(iter(nearest(counts, 3e6, 1).values()))
-             for title, counts in choices.items()}
-    llama = choices["Llama-2-7B"]
-    return searched(found, least=min(llama.values()), qv=llama["q, v"], linear=max(llama.values()),
-                    qwen=by_module("qwen2-7b", 16)["q_proj"], size=base_parameters("qwen2-7b") / 1e9)
+    sizes = {title: by_module(model, 16) for title, model in {
+        "Llama-2-7B": "llama-2-7b", "OPT-6.7B": "opt-6.7b", "Pythia-6.9B": "pythia-6.9b", "Qwen2-7B": "qwen2-7b"}.items()}
+    sizes["Mistral-7B"] = by_module("llama-3-8b", 16)  # its layers have the same shapes (2310.06825, table 1)
+    choices = {title: all_choices(modules) for title, modules in sizes.items()}
+    readings = {f"{title}, {names}": count for title, counted in choices.items() for names, count in counted.items()}
+    llama, fitting = choices["Llama-2-7B"], [name for name, count in readings.items() if parse_quantity("3M").rounds_to(count)]
+    return searched(readings, n=len(readings), fitting="; ".join(fitting), least=min(llama.values()), qv=llama["q, v"],
+                    linear=max(llama.values()))
 
 
 @claim("a-ex1-time", MEDICAL, "statement", "LoRA takes 4 hours where full fine-tuning takes a week: 42 times as long",
@@ -145,46 +145,47 @@ editorial("a-ex1-acc", MEDICAL, "statement", "LoRA reaches 96% of full fine-tuni
 # ---- example 2 --------------------------------------------------------------------------------------------------------
 
 @claim("a-ex2-prefix-1.5m", LEGAL, "parameter-count", "a prefix of 50 tokens trains 1.5M parameters", stated="1.5M",
-       why="The model is not named. None of {n} well-known decoders has such a prefix: the nearest are listed. Without grouped "
-           "queries 1.5M would need a product of layers and width of 15,000, and GPT-2 small has {small:,}.",
+       why="The model is not named. None of {n} well-known decoders has such a prefix. Without grouped "
+           "queries 1.5M would need a product of layers and width of {product:,.0f}, and GPT-2 small has {small:,}.",
        correct="50 tokens are {gpt2:,} parameters in GPT-2 small, {llama:,} in Llama-2-7B")
 def _() -> Computed:
     decoders = [name for name in CATALOG if name != "t5-xxl"]
-    counts = {CATALOG[name].title: count_parameters(name, PrefixTuningConfig(num_virtual_tokens=50)).trainable
-              for name in decoders}
-    gpt2 = counts["GPT-2 small"]
-    return searched(nearest(counts, 1.5e6), n=len(decoders), gpt2=gpt2, small=gpt2 // 100, llama=counts["Llama-2 7B"])
+    found = {CATALOG[name].title: counts(name, PrefixTuningConfig(num_virtual_tokens=50)).trainable for name in decoders}
+    gpt2, each = found["GPT-2 small"], 2 * 50  # keys and values of 50 tokens, for each of a layer's d numbers
+    return searched(found, n=len(decoders), gpt2=gpt2, small=gpt2 // each, llama=found["Llama-2 7B"], product=1.5e6 / each)
 
 
 # ---- example 3 --------------------------------------------------------------------------------------------------------
 
 @claim("a-ex3-adapters-2m", MULTILINGUAL, "parameter-count", "a language's adapters have 2M parameters", stated="2M",
        why="The width of the bottleneck is not given. In Llama-2-7B, with two adapters in a layer, it would have to be "
-           "{width}; the usual widths need more, 64 for one {usual:,}.",
+           "{width}; usual widths have more, 64 for one {usual:,}.",
        correct="{found:,} at width {width} in Llama-2-7B, {usual:,} at width 64")
 def _() -> Computed:
-    counts = {f"width {m}": count_parameters("llama-2-7b", BottleneckConfig(reduction_factor=4096 // m)).trainable
-              for m in (2, 4, 8, 64)}
-    name, found = next(iter(nearest(counts, 2e6, 1).items()))
-    return searched(counts, width=name.removeprefix("width "), found=found, usual=counts["width 64"])
+    sizes = {m: counts("llama-2-7b", BottleneckConfig(reduction_factor=4096 // m)).trainable for m in (2, 4, 8, 16, 32, 64)}
+    width = min(sizes, key=lambda m: abs(sizes[m] - 2e6))
+    return searched({f"width {m}": size for m, size in sizes.items()}, width=width, found=sizes[width], usual=sizes[64])
 
 
 @claim("a-ex3-prompt-20k", MULTILINGUAL, "parameter-count", "the shared prompt has 20K parameters", stated="20K",
        why="Neither the number of tokens nor the model is given. In a model that is 4,096 wide it is {tokens:.1f} tokens; a "
            "prompt of 20 has {usual:,} parameters there.",
-       correct="5 tokens of a 7B model, or 20 of one that is 1,024 wide")
+       correct="{fitting} are about 20K parameters")
 def _() -> Computed:
-    counts = {f"{p} tokens, {CATALOG[name].title}": count_parameters(name, PromptTuningConfig(num_virtual_tokens=p)).trainable
-              for name in ("gpt2", "gpt2-medium", "llama-2-7b") for p in (5, 10, 20, 50)}
-    usual = counts["20 tokens, Llama-2 7B"]
-    return searched(nearest(counts, 2e4), usual=usual, tokens=parse_quantity("20K").value * 20 / usual)
+    sizes = {f"{p} tokens of {CATALOG[name].title}": counts(name, PromptTuningConfig(num_virtual_tokens=p)).trainable
+             for name in ("gpt2", "gpt2-medium", "llama-2-7b") for p in (5, 10, 20, 50, 100)}
+    usual, stated = sizes["20 tokens of Llama-2 7B"], parse_quantity("20K")
+    fitting = [name for name, size in sizes.items() if stated.rounds_to(size)]
+    return searched(sizes, usual=usual, tokens=stated.value * 20 / usual, fitting=" or ".join(fitting))
 
 
 @claim("a-ex3-pct", MULTILINGUAL, "parameter-count", "2M and 20K parameters are 0.03% of the model", stated="0.03%",
-       why="Of a 7B model, and for one language: each further one adds its 2M, so that ten take {ten:.2%}.")
+       why="The division is right, for a 7B model and one language: each further language adds its 2M, so that ten take "
+           "{ten:.2%}.")
 def _() -> Computed:
-    language, shared, model = (parse_quantity(text).value for text in ("2M", "20K", "7B"))
-    return computed((language + shared) / model, ten=(10 * language + shared) / model)
+    language, prompt, model = (parse_quantity(text).value for text in ("2M", "20K", "7B"))
+    return under({"of 7B": (language + prompt) / model, "of Llama-2-7B": (language + prompt) / base_parameters("llama-2-7b")},
+                 ten=(10 * language + prompt) / model)
 
 
 editorial("a-ex3-92", MULTILINGUAL, "statement", "adapters and a prompt reach 92% of full fine-tuning's performance",

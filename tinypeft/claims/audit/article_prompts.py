@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from tinypeft.autograd import Tensor, no_grad
-from tinypeft.budget import adapted, base_parameters, build, count_parameters, parse_quantity
+from tinypeft.budget import base_parameters, build, parse_quantity
 from tinypeft.claims.claim import Range, claim
+from tinypeft.claims.experiments import counts, prefix_of_a_layer, share
 from tinypeft.claims.judge import Computed, computed, under
+from tinypeft.claims.settings import PROMPT20
 from tinypeft.claims.small_models import WIDTH, as_if_trained, largest, small_gpt2, small_llama, token_ids
 from tinypeft.nn import generator
 from tinypeft.peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -21,7 +23,6 @@ PROMPT = "2. Prompt Tuning, X' = [P; X] or [X; P]"
 PROMPT_EXAMPLE = "2. Prompt Tuning, example"
 PREFIX = "3. Prefix Tuning, K'ᵢ = [Pk,ᵢ; Kᵢ]"
 PREFIX_EXAMPLE = "3. Prefix Tuning, example"
-TWENTY = PromptTuningConfig(num_virtual_tokens=20)
 TEN = PrefixTuningConfig(num_virtual_tokens=10)
 
 
@@ -37,13 +38,6 @@ def text_states(position: str, seed: int) -> np.ndarray:
     with no_grad():
         states: Any = prompted(position, seed)(token_ids(), output_hidden_states=True).hidden_states
     return states[-1].data[0, 3:] if position == "prepend" else states[-1].data[0, :n]
-
-
-def prefix_of(model: str, p: int = 20) -> tuple[int, int]:
-    """The shape of one layer's prefix keys."""
-    peft_model = adapted(model, PrefixTuningConfig(num_virtual_tokens=p))
-    rows, width = peft_model.prompt_encoder["default"].embedding.weight.shape  # keys and values of all layers, side by side
-    return rows, width // (2 * peft_model.config.num_hidden_layers)
 
 
 @claim("a-prompt-shapes", PROMPT, "shape", "[P; X] stacks P (p, d) on X (n, d); for n = 6, p = 3 and d = 32 that is (9, 32)",
@@ -74,7 +68,7 @@ def _() -> Computed:
 @claim("a-prompt-15360", PROMPT_EXAMPLE, "parameter-count", "20 virtual tokens of width 768 are 15,360 parameters",
        stated="15,360", why="Counted in GPT-2 small, which has that width.")
 def _() -> Computed:
-    return computed(count_parameters("gpt2", TWENTY).trainable)
+    return computed(counts("gpt2", PROMPT20).trainable)
 
 
 @claim("a-prompt-7b-pct", PROMPT_EXAMPLE, "parameter-count", "these 15,360 are 0.0002% of a 7B model", stated="0.0002%",
@@ -82,10 +76,10 @@ def _() -> Computed:
            "width 768 is GPT-2 small's; a 7B model is 4,096 wide, and its 20 tokens are {n:,} parameters.",
        correct="20 tokens are {n:,} parameters of Llama-2-7B, {large:.4%}, or 15,360 of GPT-2 small, {small:.4%}")
 def _() -> Computed:
-    small, large = (count_parameters(model, TWENTY).trainable / base_parameters(model) for model in ("gpt2", "llama-2-7b"))
+    small, large = share("gpt2", PROMPT20), share("llama-2-7b", PROMPT20)
     return under({"Llama-2-7B, width 4,096": large, "GPT-2 small, width 768": small}, small=small, large=large,
-                 arithmetic=count_parameters("gpt2", TWENTY).trainable / parse_quantity("7B").value,
-                 n=count_parameters("llama-2-7b", TWENTY).trainable)
+                 arithmetic=counts("gpt2", PROMPT20).trainable / parse_quantity("7B").value,
+                 n=counts("llama-2-7b", PROMPT20).trainable)
 
 
 @claim("a-prefix-concat", PREFIX, "formula", "each layer attends to its own keys and values with p trained ones before them",
@@ -128,15 +122,15 @@ def attention_by_hand(attention: Any, x: np.ndarray, prefix: np.ndarray) -> tupl
            "a key head it is less: {narrow:,} in Llama-3-8B, and {seventy:,} in Llama-2-70B, whose d is {width:,}.",
        correct="Pk,ᵢ and Pv,ᵢ are p × (key heads × width of a head), which is p × d without grouped queries.")
 def _() -> Computed:
-    return under({"Llama-2-7B": prefix_of("llama-2-7b"), "Llama-3-8B (grouped queries)": prefix_of("llama-3-8b")},
-                 narrow=prefix_of("llama-3-8b")[1], seventy=prefix_of("llama-2-70b")[1],
+    own, grouped, seventy = map(prefix_of_a_layer, ("llama-2-7b", "llama-3-8b", "llama-2-70b"))
+    return under({"Llama-2-7B": own, "Llama-3-8B (grouped queries)": grouped}, narrow=grouped[1], seventy=seventy[1],
                  width=build("llama-2-70b").config.hidden_size)
 
 
 @claim("a-prefix-184320", PREFIX_EXAMPLE, "parameter-count", "12 layers × 2 × 10 tokens × 768", stated="184,320",
        why="Counted in GPT-2 small, which has 12 layers of that width.")
 def _() -> Computed:
-    return computed(count_parameters("gpt2", TEN).trainable)
+    return computed(counts("gpt2", TEN).trainable)
 
 
 @claim("a-prefix-tiny", PREFIX_EXAMPLE, "parameter-count", "this is a tiny fraction of the model: read as at most 1%",
@@ -145,4 +139,4 @@ def _() -> Computed:
            "fraction, p/(6d) without the embeddings, falls as models grow wider.")
 def _() -> Computed:
     base = base_parameters("gpt2")
-    return computed(count_parameters("gpt2", TEN).trainable / base, base=base)
+    return computed(share("gpt2", TEN), base=base)

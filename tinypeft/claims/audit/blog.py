@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from tinypeft.autograd import Tensor, functional as F
-from tinypeft.budget import adapted, base_parameters, count_parameters, format_bytes, memory
-from tinypeft.claims.audit.article_adapters import adapter_layer
+from tinypeft.budget import adapted, base_parameters, format_bytes, memory
 from tinypeft.claims.claim import Range, claim
-from tinypeft.claims.experiments import first_layer, inputs, toy_llama, toy_lora
+from tinypeft.claims.experiments import counts, first_layer, inputs, share, toy_llama, toy_lora
 from tinypeft.claims.judge import Computed, computed, under
 from tinypeft.claims.measures import (
     degrees_of_freedom,
@@ -22,15 +21,23 @@ from tinypeft.claims.measures import (
     rank,
     relative,
 )
-from tinypeft.claims.settings import LINEAR, QKVO, lora
-from tinypeft.claims.small_models import as_if_trained, base_values, largest, logits, small_gpt2, small_llama, token_ids
+from tinypeft.claims.settings import LATENCY, LINEAR, PREFIX20, PROMPT20, QKVO, WIDTH_64, lora, slowdown
+from tinypeft.claims.small_models import (
+    adapter_layer,
+    as_if_trained,
+    base_values,
+    largest,
+    logits,
+    small_gpt2,
+    small_llama,
+    token_ids,
+)
 from tinypeft.nn import CausalLM, generator
 from tinypeft.peft import (
     BitFitConfig,
     BottleneckConfig,
     PeftConfig,
     PrefixTuningConfig,
-    PromptTuningConfig,
     get_peft_model,
 )
 from tinypeft.training import AdamW
@@ -44,9 +51,7 @@ DECOMPOSITION = "LoRA, Mathematical Decomposition"
 PROJECTIONS = "LoRA, Application in Transformers"
 PROPERTIES = "LoRA, Practical Properties"
 SMALL_ADAPTERS = BottleneckConfig(reduction_factor=4)
-WIDTH_64 = BottleneckConfig(reduction_factor=64)  # in a model of width 4,096
-# Milliseconds of a forward pass of GPT-2 medium, one row of 128 tokens: Hu et al. 2021, 2106.09685, table 1.
-MERGED_LORA, ADAPTER_H = 19.8, 25.8
+ONE_ROW = "1 row of 128 tokens"
 
 
 def bytes_of_adam(model: CausalLM) -> int:
@@ -103,9 +108,8 @@ def _() -> Computed:
        correct="θ' = θ ∪ φ, with θ frozen and φ new; or, for methods that select, a division of θ")
 def _() -> Computed:
     methods: dict[str, PeftConfig] = {"biases": BitFitConfig(), "LoRA, r=8": lora(8, LINEAR), "adapters": BottleneckConfig(),
-                                      "prefix of 20": PrefixTuningConfig(num_virtual_tokens=20),
-                                      "prompt of 20": PromptTuningConfig(num_virtual_tokens=20)}
-    return under({f"{name}, GPT-2 small": count_parameters("gpt2", method).total - base_parameters("gpt2")
+                                      "prefix of 20": PREFIX20, "prompt of 20": PROMPT20}
+    return under({f"{name}, GPT-2 small": counts("gpt2", method).total - base_parameters("gpt2")
                   for name, method in methods.items()})
 
 
@@ -123,8 +127,7 @@ def _() -> Computed:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    after = base_values(peft_model)
-    return computed(max(largest(a - b) for a, b in zip(after, before, strict=True)), first=losses[0], last=losses[-1])
+    return computed(largest(base_values(peft_model) - before), first=losses[0], last=losses[-1])
 
 
 @claim("c-subspace", DEFINITION, "property", "each of the post's four methods learns in a subspace of the parameters",
@@ -148,8 +151,8 @@ def _() -> Computed:
        why="Largest difference, in float64, from the real layer, whose biases are zero here; and of a Llama's logits with W_up "
            "= 0 from those without adapters.")
 def _() -> Computed:
-    layer, x = adapter_layer(), inputs(32)
-    adapter, h = layer.adapters["default"], inputs(32, seed=2)
+    layer, x, h = adapter_layer(non_linearity="relu"), inputs(32), inputs(32, seed=2)
+    adapter: Any = layer.adapters["default"]
     down, up = adapter.adapter_down[0], adapter.adapter_up
     down.bias.data[:] = up.bias.data[:] = 0
     formula = h.data + np.maximum(h.data @ down.weight.data.T, 0) @ up.weight.data.T
@@ -186,10 +189,10 @@ def _() -> Computed:
            "GPT-2 medium.",
        correct="Few multiplications ({work:.1%} at width 64 in a 7B model), but much latency in small batches")
 def _() -> Computed:
-    work = count_parameters("llama-2-7b", WIDTH_64).trainable / base_parameters("llama-2-7b")
+    work, (merged, _, adapters) = share("llama-2-7b", WIDTH_64), LATENCY[ONE_ROW]
     chain = depth(get_peft_model(small_llama(), SMALL_ADAPTERS)) / depth(small_llama()) - 1
     return under({"multiplications, width 64 in Llama-2-7B": work, "linear layers to wait for": chain,
-                  "measured, batch 1": ADAPTER_H / MERGED_LORA - 1}, work=work, merged=MERGED_LORA, adapters=ADAPTER_H)
+                  f"time, {ONE_ROW}": slowdown(ONE_ROW, adapters=2)}, work=work, merged=merged, adapters=adapters)
 
 
 @claim("c-lora-shapes", DECOMPOSITION, "shape", "A is r × d, B is d × r, and BA has W's shape; for d = 576, r = 8",

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from tinypeft.autograd import Tensor, no_grad
-from tinypeft.budget import adapted, base_parameters, count_parameters
+from tinypeft.budget import base_parameters
 from tinypeft.claims.claim import Range, claim
+from tinypeft.claims.experiments import adapters_of_7b, share
 from tinypeft.claims.judge import Computed, computed, under
-from tinypeft.claims.small_models import WIDTH, as_if_trained, largest, logits, small_gpt2
+from tinypeft.claims.measures import relative
+from tinypeft.claims.settings import LATENCY, WIDTH_64, slowdown
+from tinypeft.claims.small_models import WIDTH, adapter_layer, as_if_trained, largest, logits, small_gpt2
 from tinypeft.nn import generator
 from tinypeft.peft import BottleneckConfig, get_peft_model
-from tinypeft.peft.bottleneck import Bottleneck, BottleneckLayer
+from tinypeft.peft.bottleneck import Bottleneck
 
 BLOCK = "Section 4, standard transformer block"
 FORMULA = "Section 4, Adapter(x) = W_up · σ(W_down · x)"
 COUNT = "Section 4, parameter count"
 TRADEOFF = "Section 4, tradeoff"
-R64 = BottleneckConfig(reduction_factor=64)  # a bottleneck of 64 in a model of width 4096
-
-
-def adapter_layer(**options: Any) -> BottleneckLayer:
-    """A real adapter after the attention of a small model."""
-    config = BottleneckConfig(reduction_factor=4, **options)
-    layer = get_peft_model(small_gpt2(), config).get_base_model().get_submodule("transformer.h.0.attention_add")
-    assert isinstance(layer, BottleneckLayer)
-    return layer
 
 
 def stream_and_sublayer() -> tuple[Tensor, Tensor]:
     """x and h: the stream, and what a sub-layer has found in it."""
     draw = generator(0, "stream").standard_normal
     return Tensor(draw((1, 5, WIDTH))), Tensor(draw((1, 5, WIDTH)))
-
-
-@functools.lru_cache(maxsize=1)
-def weights_and_biases() -> tuple[int, int]:
-    """How many numbers the matrices and the biases of r=64 adapters on Llama-2-7B have."""
-    trained = [parameter for parameter in adapted("llama-2-7b", R64).parameters() if parameter.requires_grad]
-    return sum(p.size for p in trained if p.ndim == 2), sum(p.size for p in trained if p.ndim == 1)
 
 
 @claim("d-std-block", BLOCK, "formula", "a block adds what attention makes of x to x", stated="x + Attention(x)", expects=0.0,
@@ -67,12 +53,14 @@ def _() -> Computed:
        correct="Adapter(h) = h + W_up · σ(W_down · h)")
 def _() -> Computed:
     x, h = stream_and_sublayer()
-    layer, fresh = adapter_layer(), adapter_layer(init_weights="mam_adapter")
+    layer = adapter_layer()
     base, silent = small_gpt2(), get_peft_model(small_gpt2(), BottleneckConfig(reduction_factor=4, init_weights="mam_adapter"))
     with no_grad():
-        stated = x + layer.adapters["default"](h)
-        removed = x + h - (x + fresh.adapters["default"](h))
-        return under({"largest difference from the adapter's layer": largest((layer(x, h) - stated).data)},
+        difference = largest((layer(x, h) - (x + layer.adapters["default"](h))).data)
+        up: Any = layer.adapters["default"].get_submodule("adapter_up")
+        up.weight.data[:] = up.bias.data[:] = 0
+        removed = x + h - (x + layer.adapters["default"](h))
+        return under({"largest difference from the adapter's layer": difference},
                      removed=largest(removed.data), kept=largest(logits(silent) - logits(base)))
 
 
@@ -80,7 +68,7 @@ def _() -> Computed:
        stated="r x d and d x r", expects=((64, 4096), (4096, 64)),
        why="Stored (out, in): W_down x has r numbers, W_up makes d.")
 def _() -> Computed:
-    adapter = Bottleneck(R64, 4096, 64)
+    adapter = Bottleneck(WIDTH_64, 4096, 64)
     return computed((adapter.adapter_down[0].weight.shape, adapter.adapter_up.weight.shape))
 
 
@@ -88,7 +76,7 @@ def _() -> Computed:
        expects=2 * 4096 * 64 + 64 + 4096,
        why="At d = 4096 and r = 64: the two matrices have {matrices:,} numbers, the two biases r and d.")
 def _() -> Computed:
-    sizes = [(p.size, p.ndim) for p in Bottleneck(R64, 4096, 64).parameters()]
+    sizes = [(p.size, p.ndim) for p in Bottleneck(WIDTH_64, 4096, 64).parameters()]
     return computed(sum(size for size, _ in sizes), matrices=sum(size for size, ndim in sizes if ndim == 2))
 
 
@@ -96,7 +84,7 @@ def _() -> Computed:
        stated="4drL", expects=4 * 4096 * 64 * 32,
        why="Counted in Llama-2-7B with r = 64. The biases would add {biases:,}, 2L(r + d).")
 def _() -> Computed:
-    weights, biases = weights_and_biases()
+    weights, biases = adapters_of_7b()
     return computed(weights, biases=biases)
 
 
@@ -104,10 +92,8 @@ def _() -> Computed:
        why="{weights:,}, which rounds to {rounded:.0f}M; with the biases {both:,}. Of Llama-2-7B that is {share:.2%}.",
        correct="{weights:,}, or {both:,} with the biases")
 def _() -> Computed:
-    weights, biases = weights_and_biases()
-    counts = count_parameters("llama-2-7b", R64)
-    return computed(weights, weights=weights, rounded=weights / 1e6, both=weights + biases,
-                    share=counts.trainable / base_parameters("llama-2-7b"))
+    weights, biases = adapters_of_7b()
+    return computed(weights, weights=weights, rounded=weights / 1e6, both=weights + biases, share=share("llama-2-7b", WIDTH_64))
 
 
 @claim("d-adapter-latency", TRADEOFF, "property", "adapters make inference 1 to 3 % slower", stated="~1-3%",
@@ -115,14 +101,11 @@ def _() -> Computed:
        why="Adapters of width 64 add {flops:.1%} of multiplications to a 7B model. What takes the time is that they are "
            "computed after the layer, not beside it: LoRA's paper (Hu et al. 2021, table 1) times GPT-2 medium. A large batch "
            "hides the small layers, a single short row does not.",
-       correct="A few per cent in large batches, 20 to 30 % for a single short row")
+       correct="From {least:.0%} in large batches to {most:.0%} for a single short row, as measured there")
 def _() -> Computed:
-    # Milliseconds of the paper's table: without adapters, with those of Lin et al. 2020, with those of Houlsby et al. 2019.
-    large, short = (1449.4, 1482.0, 1492.2), (19.8, 23.9, 25.8)
-    return under({f"{size}, {kind}": ms / base - 1 for size, (base, *adapters) in (
-                      ("32 x 512 tokens, 0.5M parameters", large), ("1 x 128 tokens, 11M parameters", short))
-                  for kind, ms in zip(("one adapter a layer", "two adapters"), adapters, strict=True)},
-                 flops=weights_and_biases()[0] / base_parameters("llama-2-7b"))
+    times = {f"{case}, {adapters} a layer": slowdown(case, adapters) for case in LATENCY for adapters in (1, 2)}
+    return under(times, flops=adapters_of_7b()[0] / base_parameters("llama-2-7b"), least=min(times.values()),
+                 most=max(times.values()))
 
 
 @claim("d-adapter-nomerge", TRADEOFF, "property", "an adapter cannot be merged into a weight matrix", stated="can't be merged",
@@ -147,4 +130,4 @@ def unexplained(adapter: Bottleneck) -> float:
         y = adapter(Tensor(z)).data
     columns = np.hstack([z, np.ones((len(z), 1))])
     rest = y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]
-    return float(np.linalg.norm(rest) / np.linalg.norm(y - y.mean(axis=0)))
+    return relative(rest, y - y.mean(axis=0))

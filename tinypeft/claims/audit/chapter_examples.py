@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from tinypeft.autograd import Tensor, no_grad
-from tinypeft.budget import Breakdown, adapted, base_parameters, count_parameters, format_bytes, memory
+from tinypeft.budget import Breakdown, adapted, base_parameters, format_bytes
 from tinypeft.budget.planner import largest_size
 from tinypeft.claims.claim import Range, claim
+from tinypeft.claims.experiments import CHOICES, GB, GB24, adapter_cost, base_bytes, lora_counts, training
 from tinypeft.claims.judge import Computed, computed, searched, under
-from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, QKVO, lora
+from tinypeft.claims.measures import rank, relative
+from tinypeft.claims.settings import lora
 from tinypeft.nn import Linear
 from tinypeft.peft import LoraLayer
 from tinypeft.quant import quantize_4bit
 
 EX1, EX2, EX3 = "Example 1", "Example 2", "Example 3"
-GB = 1e9
-CARD = 24 * GB
-MODULES: dict[str, str | list[str]] = {"q, k, v, o": QKVO, "all linear": LINEAR}
+MODULES = ("q, k, v, o", "all linear")
 ITS_BASE, ITS_ACTIVATIONS = 6.5 * GB, 0.5 * GB  # the document's own figures for 13B
 
 # ---- Example 1: LoRA's count ----------------------------------------------------------------------------------------
@@ -37,38 +38,27 @@ def _() -> Computed:
 @claim("d-ex1-total", EX1 + ", 4 x 32 x 65,536", "parameter-count", "r = 8 on q, k, v and o of 32 layers", stated="8,388,608",
        why="Counted in Llama-2-7B. With grouped queries k and v are narrower: in Llama-3-8B the same adapter has {grouped:,}.")
 def _() -> Computed:
-    return computed(count_parameters("llama-2-7b", lora(8)).trainable,
-                    grouped=count_parameters("llama-3-8b", lora(8)).trainable)
+    return computed(lora_counts("llama-2-7b", 8).trainable, grouped=lora_counts("llama-3-8b", 8).trainable)
 
 
 @claim("d-ex1-pct", EX1 + ", 8.4M / 7B", "parameter-count", "that is 0.12 % of the model", stated="0.12 %",
        why="Of the round 7 billion, and of the {all:,} that Llama-2-7B has.")
 def _() -> Computed:
-    count, base = count_parameters("llama-2-7b", lora(8)).trainable, base_parameters("llama-2-7b")
+    count, base = lora_counts("llama-2-7b", 8).trainable, base_parameters("llama-2-7b")
     return under({"of 7e9": count / 7e9, "of Llama-2-7B": count / base}, all=base)
 
 
 # ---- Example 2: QLoRA's memory --------------------------------------------------------------------------------------
 
-@functools.lru_cache(maxsize=64)
-def qlora_13b(r: int, modules: str = "q, k, v, o", tokens: int = 2048, checkpointing: bool = True) -> Breakdown:
-    """Training QLoRA on Llama-2-13B: one row, adapters in 16 bits with float32 AdamW, 12 bytes a parameter in all."""
-    return memory("llama-2-13b", lora(r, MODULES[modules]), quantization=NF4, tokens=tokens, checkpointing=checkpointing,
-                  adapter_dtype="bfloat16")
-
-
-def adapter_cost(budget: Breakdown) -> float:
-    """Bytes that go to the adapter: weights, gradients, which are as many and as wide, and optimizer states.
-
-    (At the peak that `memory` finds not all gradients need be there.)
-    """
-    return 2 * budget.parts["adapter weights"] + budget.parts["optimizer states"]
+def qlora_13b(r: int, modules: str = "q, k, v, o", **setting: Any) -> Breakdown:
+    """Training QLoRA on Llama-2-13B: 2,048 tokens and checkpointing unless told otherwise, 12 bytes a parameter in all."""
+    return training("llama-2-13b", r, CHOICES[modules], **setting)
 
 
 @functools.lru_cache(maxsize=2)
 def largest_rank(modules: str) -> int:
     """The highest rank whose training fits the card."""
-    return largest_size("qlora", "llama-2-13b", CARD, target_modules=MODULES[modules], adapter_dtype="bfloat16", margin=0.0)
+    return largest_size("qlora", "llama-2-13b", GB24, target_modules=CHOICES[modules], adapter_dtype="bfloat16", margin=0.0)
 
 
 @claim("d-ex2-base", EX2 + ", NF4 base model", "memory", "13B in NF4 take 6.5 GB", stated="6.5 GB",
@@ -76,8 +66,7 @@ def largest_rank(modules: str) -> int:
            "double quantization, and the token table and the head stay in 16 bits.",
        correct="{double} with double quantization, {plain} without")
 def _() -> Computed:
-    double, plain = (memory("llama-2-13b", training=False, quantization=config).parts["base weights"]
-                     for config in (NF4, NF4_PLAIN))
+    double, plain = base_bytes("llama-2-13b"), base_bytes("llama-2-13b", "nf4, float32 constants")
     _, state = quantize_4bit(np.ones(2**18, np.float32), compress_statistics=True)
     return under({"double quantization": double, "float32 constants": plain}, bits=state.bits_per_parameter,
                  double=format_bytes(double), plain=format_bytes(plain))
@@ -95,15 +84,19 @@ def _() -> Computed:
 
 
 @claim("d-ex2-act", EX2 + ", activations", "memory", "the activations of one row take about 0.5 GB", stated="~0.5 GB",
-       why="The document gives no number of tokens. 0.5 GB are what a row of about 1,200 leaves at the entries of the layers, "
+       why="The document gives no number of tokens. 0.5 GB are what a row of {enough:,} leaves at the entries of the layers, "
            "with gradient checkpointing; 2,048 tokens need {checkpointed}, without checkpointing {whole}.",
        correct="{checkpointed} for 2,048 tokens with checkpointing, {whole} without")
 def _() -> Computed:
-    checkpointed = {tokens: qlora_13b(16, tokens=tokens).parts["activations"] for tokens in (512, 1024, 1200, 2048, 4096)}
-    whole = {tokens: qlora_13b(16, tokens=tokens, checkpointing=False).parts["activations"] for tokens in (512, 2048)}
+    def activations(tokens: int, checkpointing: bool = True) -> float:
+        return qlora_13b(16, tokens=tokens, checkpointing=checkpointing).parts["activations"]
+
+    enough = round(ITS_ACTIVATIONS / activations(2048) * 2048)  # they are in proportion to the tokens
+    checkpointed = {tokens: activations(tokens) for tokens in (512, 1024, enough, 2048, 4096)}
+    whole = {tokens: activations(tokens, checkpointing=False) for tokens in (512, 2048)}
     return searched({f"{tokens:,} tokens, {how}": size for how, sizes in (("checkpointing", checkpointed), ("all kept", whole))
                      for tokens, size in sizes.items()},
-                    checkpointed=format_bytes(checkpointed[2048]), whole=format_bytes(whole[2048], 1))
+                    enough=enough, checkpointed=format_bytes(checkpointed[2048]), whole=format_bytes(whole[2048], 1))
 
 
 @claim("d-ex2-total", EX2 + ", total", "memory", "base, adapters and activations sum to 7.3 GB, which leaves 16.7 of 24 GB",
@@ -112,7 +105,7 @@ def _() -> Computed:
            "tokens the total is {real}: it fits, as stated.")
 def _() -> Computed:
     total = ITS_BASE + adapter_cost(qlora_13b(16)) + ITS_ACTIVATIONS
-    return computed(total, left=format_bytes(CARD - total, 1), real=format_bytes(qlora_13b(16).total))
+    return computed(total, left=format_bytes(GB24 - total, 1), real=format_bytes(qlora_13b(16).total))
 
 
 @claim("d-ex2-few-hundred", EX2 + ", larger rank", "memory", "r = 256 instead of 16 adds a few hundred MB",
@@ -132,7 +125,7 @@ def _() -> Computed:
 def _() -> Computed:
     qkvo = qlora_13b(256).trainable
     return under({"q, k, v, o": qkvo, "all linear": qlora_13b(256, "all linear").trainable}, qkvo=qkvo,
-                 seven=count_parameters("llama-2-7b", lora(256)).trainable)
+                 seven=lora_counts("llama-2-7b", 256).trainable)
 
 
 @claim("d-ex2-05gb", EX2 + ", 268M params", "memory", "adapters of r = 256 take 0.5 GB", stated="0.5 GB",
@@ -157,7 +150,7 @@ def _() -> Computed:
 
 
 @claim("d-ex2-r256-fits", EX2 + ", r = 256", "memory", "r = 256 fits 24 GB", stated="fits comfortably in 24 GB",
-       expects=Range(high=CARD), unit="GB",
+       expects=Range(high=GB24), unit="GB",
        why="One row of 2,048 tokens, checkpointing, AdamW. On all linear layers it fits, but not comfortably.")
 def _() -> Computed:
     return under({modules: qlora_13b(256, modules).total for modules in MODULES})
@@ -174,7 +167,7 @@ def _() -> Computed:
                  rate=(adapter_cost(qlora_13b(2)) - adapter_cost(qlora_13b(1))) / 1e6)
 
 
-@claim("d-ex2-notbottleneck", EX2 + ", larger rank", "statement", "memory does not limit the rank", expects=Range(high=CARD),
+@claim("d-ex2-notbottleneck", EX2 + ", larger rank", "statement", "memory does not limit the rank", expects=Range(high=GB24),
        unit="GB", stated="Memory is NOT the bottleneck for rank",
        why="On q, k, v and o there is room up to r = {qkvo}, on all linear layers up to {linear}. The matrices themselves "
            "would allow 5120.",
@@ -224,7 +217,7 @@ def _() -> Computed:
        correct="r = 1, and the output is [{first:.4g}, {second:.4g}]")
 def _() -> Computed:
     first, second = output(1.0)
-    return computed(int(np.linalg.matrix_rank(by_hand().delta_weight("default"))), first=first, second=second)
+    return computed(rank(by_hand().delta_weight("default")), first=first, second=second)
 
 
 @claim("d-ex3-out", EX3 + ", output", "formula", "with the factor 0.5 the output is [3.045, 7.06]", stated="[3.045, 7.06]",
@@ -236,14 +229,13 @@ def _() -> Computed:
 
 
 @claim("d-ex3-pct", EX3 + ", change", "formula", "that is a change of about 1.5 %", stated="~1.5 %",
-       why="1.5 % is the first number's change, {first:.3%}; the second's is {second:.3%}. No measure of the whole output "
-           "gives it.",
-       correct="The output changes by {length:.2%} of its length")
+       why="1.5 % is the change of the first number, the larger of the two; the second's is {second:.3%}, and the whole output "
+           "changes by {length:.2%} of its length.",
+       correct="The output changes by {length:.2%} of its length, its first number by {first:.1%}")
 def _() -> Computed:
     base = np.array([3.0, 7.0])
     change = output(0.5) - base
     each = change / base
-    length = float(np.linalg.norm(change) / np.linalg.norm(base))
-    return under({"length": length, "sum of magnitudes": float(abs(change).sum() / base.sum()),
-                  "largest magnitude": float(change.max() / base.max()), "mean of both changes": float(each.mean())},
-                 first=each[0], second=each[1], length=length)
+    length = relative(change, base)
+    return under({"the larger of the two numbers' changes": float(each.max()), "their mean": float(each.mean()),
+                  "length of the change, by that of the output": length}, first=each[0], second=each[1], length=length)

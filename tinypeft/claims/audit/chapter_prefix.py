@@ -5,29 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from tinypeft.autograd import Tensor, functional as F, no_grad
-from tinypeft.budget import adapted, base_parameters, count_parameters
 from tinypeft.claims.claim import claim, editorial
+from tinypeft.claims.experiments import counts, prefix_of_a_layer, share
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 from tinypeft.claims.small_models import as_if_trained, largest, logits, small_llama
 from tinypeft.nn import generator
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from tinypeft.peft.prefix import Prefix, PrefixEncoder
+from tinypeft.peft.prefix import Prefix
 
 PREFIX = "Section 5, K_prefix and V_prefix"
 WHY = "Section 5, Why K and V (not Q)?"
 COUNT = "Section 5, parameter count"
 PROMPT = "Section 5, prompt tuning"
-P20 = PrefixTuningConfig(num_virtual_tokens=20)
-
-
-def prefix_of_a_layer(model: str) -> tuple[int, int]:
-    """The shape of the keys that a prefix of 20 tokens has in each layer."""
-    peft_model = adapted(model, P20)
-    encoder = peft_model.prompt_encoder["default"]
-    assert isinstance(encoder, PrefixEncoder)
-    tokens, width = encoder.embedding.weight.shape
-    return tokens, width // (2 * encoder.layers)
+PREFIX10 = PrefixTuningConfig(num_virtual_tokens=10)
 
 
 @claim("d-prefix-pd", PREFIX, "shape", "a layer's prefix has keys and values of p x d each; p = 20, d = 4096",
@@ -60,8 +51,8 @@ def _() -> Computed:
            "and drops it afterwards: while training it has more.",
        correct="{count:,}")
 def _() -> Computed:
-    count = count_parameters("gpt2-medium", PrefixTuningConfig(num_virtual_tokens=10)).trainable
-    return computed(count, count=count, share=count / base_parameters("gpt2-medium"))
+    return computed(counts("gpt2-medium", PREFIX10).trainable, count=counts("gpt2-medium", PREFIX10).trainable,
+                    share=share("gpt2-medium", PREFIX10))
 
 
 class FirstLayerOnly(Prefix):

@@ -6,37 +6,29 @@ The problem's "~168 MB" of adapter are those of r = 64 on one matrix of 8192 x 8
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from tinypeft.budget import Breakdown, build, format_bytes, memory
-from tinypeft.claims.audit.chapter_examples import GB, adapter_cost
-from tinypeft.claims.audit.chapter_table import base_of_70b, merged_in_four_bits
+from tinypeft.claims.audit.chapter_table import merged_in_four_bits
 from tinypeft.claims.claim import Range, claim
+from tinypeft.claims.experiments import GB, GB80, adapter_cost, base_bytes, qlora_70b
 from tinypeft.claims.judge import Computed, computed, under
-from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, QKVO, lora
+from tinypeft.claims.settings import NF4
 from tinypeft.nn import Linear
 
 RUNNING, TRAINING = "Problem 3, inference only", "Problem 3, training"
-ITS_BASE = 35 * GB  # the document's own figure: 70 billion times half a byte
-MODULES = {"q": ["q_proj"], "q, k, v, o": QKVO, "all linear": LINEAR}
-
-
-@functools.lru_cache(maxsize=16)
-def qlora_70b(modules: str = "q", checkpointing: bool = True, attention: str = "sdpa") -> Breakdown:
-    """Training QLoRA, r = 64, on Llama-2-70B: a row of 2,048 tokens, adapters in 16 bits with float32 AdamW."""
-    return memory("llama-2-70b", lora(64, MODULES[modules]), quantization=NF4, checkpointing=checkpointing,
-                  attention=attention, adapter_dtype="bfloat16")
-
+BASE, ITS_BASE = "llama-2-70b", 35 * GB  # the document's own figure: 70 billion times half a byte
 
 @functools.lru_cache(maxsize=1)
 def running() -> Breakdown:
     """Generating with the 4-bit base, 2,048 tokens in the cache."""
-    return memory("llama-2-70b", training=False, quantization=NF4)
+    return memory(BASE, training=False, quantization=NF4)
 
 
 @functools.lru_cache(maxsize=1)
 def one_layer() -> int:
     """Bytes of one layer's matrices in 16 bits."""
-    layer = build("llama-2-70b").get_submodule("model.layers.0")
+    layer = build(BASE).get_submodule("model.layers.0")
     return 2 * sum(module.weight.size for module in layer.modules() if isinstance(module, Linear))
 
 
@@ -47,9 +39,9 @@ def one_layer() -> int:
            "are not quite 70 billion weights works the other way.)",
        correct="{double} with double quantization, {plain} without")
 def _() -> Computed:
-    plain = memory("llama-2-70b", training=False, quantization=NF4_PLAIN).parts["base weights"]
-    return under({"double quantization": base_of_70b(True), "float32 constants": plain},
-                 double=format_bytes(base_of_70b(True)), plain=format_bytes(plain))
+    double, plain = base_bytes(BASE), base_bytes(BASE, "nf4, float32 constants")
+    return under({"double quantization": double, "float32 constants": plain}, double=format_bytes(double),
+                 plain=format_bytes(plain))
 
 
 @claim("d-p3-merged0", RUNNING + ", LoRA merged", "memory", "for inference the adapter is merged into the NF4 base, and takes "
@@ -60,7 +52,7 @@ def _() -> Computed:
        correct="{beside} beside the base")
 def _() -> Computed:
     beside = qlora_70b().parts["adapter weights"]
-    return under({"beside the base": beside, "merged in 16 bits": base_of_70b(False) - base_of_70b(True)},
+    return under({"beside the base": beside, "merged in 16 bits": base_bytes(BASE, "16 bits") - base_bytes(BASE)},
                  beside=format_bytes(beside), lost=merged_in_four_bits(0.015)[0])
 
 
@@ -80,7 +72,7 @@ def _() -> Computed:
            "of 2,048 tokens comes on top, and what it takes to read them: {total}.")
 def _() -> Computed:
     matrix = running().parts["dequantized weight"]
-    return under({"35 GB and a layer": ITS_BASE + one_layer(), "real base and a matrix": base_of_70b(True) + matrix},
+    return under({"35 GB and a layer": ITS_BASE + one_layer(), "real base and a matrix": base_bytes(BASE) + matrix},
                  total=format_bytes(running().total))
 
 
@@ -105,7 +97,7 @@ def _() -> Computed:
        correct="{exact:.2f} GB")
 def _() -> Computed:
     budget = qlora_70b()
-    wide = adapter_cost(memory("llama-2-70b", lora(64, ["q_proj"]), quantization=NF4))
+    wide = adapter_cost(qlora_70b(adapter_dtype="float32"))
     return computed(budget.parts["optimizer states"], exact=budget.parts["optimizer states"] / GB,
                     count=budget.trainable, wide=format_bytes(wide))
 
@@ -116,8 +108,9 @@ def _() -> Computed:
            "the layer that is computed again. The document does not mention checkpointing.",
        correct="{checkpointed} with gradient checkpointing, {all} without")
 def _() -> Computed:
-    kept = {name: qlora_70b("q", *options).parts["activations"] for name, options in (
-        ("checkpointing", (True,)), ("all kept", (False,)), ("all kept, attention scores too", (False, "eager")))}
+    settings: dict[str, dict[str, Any]] = {"checkpointing": {}, "all kept": {"checkpointing": False},
+                                           "all kept, attention scores too": {"checkpointing": False, "attention": "eager"}}
+    kept = {name: qlora_70b(**setting).parts["activations"] for name, setting in settings.items()}
     return under(kept, checkpointed=format_bytes(kept["checkpointing"]), all=format_bytes(kept["all kept"], 0))
 
 
@@ -135,7 +128,7 @@ def _() -> Computed:
 
 
 @claim("d-p3-fits80", TRAINING + ", card", "memory", "this fits a single A100 or H100 of 80 GB",
-       stated="Fits on a single A100 80GB", expects=Range(high=80 * GB), unit="GB",
+       stated="Fits on a single A100 80GB", expects=Range(high=GB80), unit="GB",
        why="One row of 2,048 tokens with checkpointing; on q alone, as the problem has it, and on all linear layers, as "
            "QLoRA's paper recommends.")
 def _() -> Computed:

@@ -6,12 +6,11 @@ import functools
 
 import numpy as np
 
-from tinypeft.budget import adapter_bytes, base_parameters, build, count_parameters, format_bytes
-from tinypeft.claims.audit.chapter_adapters import R64
-from tinypeft.claims.audit.chapter_prefix import P20
+from tinypeft.budget import adapter_bytes, base_parameters, build, format_bytes
 from tinypeft.claims.claim import Range, claim
+from tinypeft.claims.experiments import counts, lora_counts
 from tinypeft.claims.judge import Computed, computed, under
-from tinypeft.claims.settings import lora
+from tinypeft.claims.settings import PREFIX20, WIDTH_64, lora
 from tinypeft.claims.small_models import as_if_trained, base_values, largest, logits, small_llama, token_ids
 from tinypeft.nn import Linear, LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import BottleneckConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
@@ -105,7 +104,7 @@ def mixed_batch_error(config: PeftConfig) -> float:
 def _() -> Computed:
     return under({"base numbers changed by a swap of LoRA": touched(lora(4))}, error=mixed_batch_error(lora(4)),
                  lora=format_bytes(adapter_bytes("llama-2-7b", lora(8), "bfloat16"), 1),
-                 adapter=format_bytes(adapter_bytes("llama-2-7b", R64, "bfloat16"), 1))
+                 adapter=format_bytes(adapter_bytes("llama-2-7b", WIDTH_64, "bfloat16"), 1))
 
 
 @claim("d-p4-continual", P4 + ", scenario 2", "statement", "for each task LoRA needs a full checkpoint, merged",
@@ -133,7 +132,7 @@ def _() -> Computed:
 @functools.lru_cache(maxsize=1)
 def the_problems_model() -> tuple[int, int]:
     """Of a Llama with 40 layers of width 4096, as the problem has it: parameters, and those of a prefix of 20 tokens."""
-    peft_model = get_peft_model(LlamaForCausalLM(LlamaConfig(num_hidden_layers=40)), P20)
+    peft_model = get_peft_model(LlamaForCausalLM(LlamaConfig(num_hidden_layers=40)), PREFIX20)
     trainable, total = peft_model.get_nb_trainable_parameters()
     return total - trainable, trainable
 
@@ -156,18 +155,18 @@ def _() -> Computed:
            "{width}; a prefix of 20 tokens has {prefix:,} there, {share:.3%}.",
        correct="40 layers of width {width}")
 def _() -> Computed:
-    config, prefix = build("llama-2-13b").config, count_parameters("llama-2-13b", P20).trainable
+    config, prefix = build("llama-2-13b").config, counts("llama-2-13b", PREFIX20).trainable
     return computed(the_problems_model()[0], size=the_problems_model()[0], layers=config.num_hidden_layers,
                     width=config.hidden_size, prefix=prefix, share=prefix / base_parameters("llama-2-13b"))
 
 
 @claim("d-p5-less", P5, "parameter-count", "a prefix trains less than LoRA", stated="Even less than LoRA (~0.1%)",
-       expects=Range(high=0.999), unit="x",
+       expects=Range(high=np.nextafter(1.0, 0.0)), unit="x",
        why="A prefix of 20 tokens on Llama-2-13B, relative to LoRA on q, k, v and o. 2pdL and 8rdL are equal at p = 4r: r = 4 "
            "has {r4:,} parameters there, the prefix {prefix:,}. About 0.1 % is r = 8, {share:.3%}.",
        correct="Less than LoRA on q, k, v and o where p is below 4r, with as many key heads as query heads")
 def _() -> Computed:
-    prefix = count_parameters("llama-2-13b", P20).trainable
-    counts = {r: count_parameters("llama-2-13b", lora(r)).trainable for r in (2, 4, 8, 16)}
-    return under({f"r={r}": prefix / count for r, count in counts.items()}, prefix=prefix, r4=counts[4],
-                 share=counts[8] / base_parameters("llama-2-13b"))
+    prefix = counts("llama-2-13b", PREFIX20).trainable
+    sizes = {r: lora_counts("llama-2-13b", r).trainable for r in (4, 8, 16)}
+    return under({f"r={r}": prefix / size for r, size in sizes.items()}, prefix=prefix, r4=sizes[4],
+                 share=sizes[8] / base_parameters("llama-2-13b"))

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from tinypeft.budget import base_parameters, format_bytes
+from tinypeft.claims.audit.chapter_why import BYTES_EACH, of_full_training
 from tinypeft.claims.claim import claim
 from tinypeft.claims.experiments import (
     ATTENTION,
+    CHOICES,
     FITS,
+    GB,
     GB24,
     all_choices,
     base_bytes,
@@ -23,25 +26,19 @@ from tinypeft.claims.experiments import (
     full_training,
     inputs,
     normal_blocks,
-    of_seventy_billion,
+    qlora_70b,
     squared_error,
     toy_lora,
     training,
 )
 from tinypeft.claims.judge import Computed, computed, searched, under
-from tinypeft.claims.settings import LINEAR, lora
+from tinypeft.claims.settings import lora
 from tinypeft.claims.small_models import largest
 from tinypeft.quant import dequantize_blockwise, entropy, get_4bit_type, quantize_4bit, regions
 from tinypeft.quant.codebooks import NF4_OFFSET, midpoints
 
 TABLE, NF4_TYPE, CONCLUSION = "3. QLoRA, memory table", "3. QLoRA, NF4", "3. QLoRA, conclusion"
 BASE = "llama-2-70b"
-Q_ONLY = ("q_proj",)
-
-
-def _training(targets: str | tuple[str, ...] = Q_ONLY, base: str = "nf4") -> Any:
-    """Of the 70B model with r=64."""
-    return training(BASE, 64, targets, base)
 
 
 @claim("d-qlora-fwd", "3. QLoRA, forward pass", "formula", "dequantize W0, compute W0 x + B A x, discard W0 again",
@@ -82,17 +79,15 @@ def _() -> Computed:
 
 
 @claim("d-tab-opt560", TABLE + ", optimizer states", "memory", "full fine-tuning has 560 GB of optimizer states",
-       stated="560 GB", why="{each:g} bytes a parameter, for 70 billion.")
+       stated="560 GB", why=BYTES_EACH)
 def _() -> Computed:
-    found = of_seventy_billion("optimizer states")
-    return computed(found, each=found / 70e9)
+    return of_full_training("optimizer states")
 
 
 @claim("d-tab-grad140", TABLE + ", gradients", "memory", "full fine-tuning has 140 GB of gradients",
-       stated="140 GB", why="{each:g} bytes a parameter, for 70 billion.")
+       stated="140 GB", why=BYTES_EACH)
 def _() -> Computed:
-    found = of_seventy_billion("gradients")
-    return computed(found, each=found / 70e9)
+    return of_full_training("gradients")
 
 
 @claim("d-tab-lora-017", TABLE + ", LoRA params", "memory", "LoRA with r=64 takes about 0.17 GB on the 70B model",
@@ -113,10 +108,9 @@ def _() -> Computed:
            "the page's own Problem 3 says 0.68 GB.",
        correct="{q} for r=64 on q alone")
 def _() -> Computed:
-    found = {title: _training(targets) for title, targets in
-             (("q alone", Q_ONLY), ("q, k, v, o", ATTENTION), ("all linear", LINEAR))}
+    found = {title: qlora_70b(title) for title in CHOICES}
     states = {title: need.parts["optimizer states"] for title, need in found.items()}
-    return under(states, each=states["q alone"] / found["q alone"].trainable, q=format_bytes(states["q alone"]))
+    return under(states, each=states["q"] / found["q"].trainable, q=format_bytes(states["q"]))
 
 
 @claim("d-tab-total", TABLE + ", total", "memory", "QLoRA of the 70B model takes about 36 GB in all", stated="~36 GB",
@@ -124,20 +118,27 @@ def _() -> Computed:
            "Problem 3 says 38 to 39 GB. The base alone is {base}.",
        correct="{q} with r=64 on q, {linear} with r=64 on all linear layers")
 def _() -> Computed:
-    found = {f"r=64 on {title}": _training(targets).total for title, targets in
-             (("q", Q_ONLY), ("q, k, v, o", ATTENTION), ("all linear", LINEAR))}
+    found = {f"r=64 on {title}": qlora_70b(title).total for title in CHOICES}
     return under(found, base=format_bytes(base_bytes(BASE)), q=format_bytes(found["r=64 on q"]),
                  linear=format_bytes(found["r=64 on all linear"]))
 
 
 @claim("d-23x", CONCLUSION, "memory", "QLoRA reduces memory about 23 times", stated="~23x",
        why="Right for the two totals of its table, 840 GB and 36 GB, both of which leave something out; with the 38.5 GB of "
-           "its own Problem 3 it is less. With all that training needs, {full} becomes {qlora}.",
-       correct="about {times:.0f} times, like for like")
+           "its own Problem 3 it is less. With all that training needs, {full} becomes {qlora} with r=64 on q.",
+       correct="{least:.0f} to {most:.0f} times, by the modules that are adapted")
 def _() -> Computed:
-    full, qlora = full_training().total, _training().total
-    return under({"the table's 840 GB / 36 GB": 840e9 / 36e9, "its Problem 3, 840 GB / 38.5 GB": 840e9 / 38.5e9,
-                  "recomputed": full / qlora}, full=f"{full / 1e9:,.0f} GB", qlora=f"{qlora / 1e9:,.0f} GB", times=full / qlora)
+    return reduction()
+
+
+def reduction() -> Computed:
+    """How many times less memory QLoRA needs: by the document's own totals, and with all that each training needs."""
+    full = full_training().total
+    needs = {title: qlora_70b(title).total for title in CHOICES}
+    times = {f"computed, r=64 on {title}": full / need for title, need in needs.items()}
+    return under({"its table, 840 GB / 36 GB": 840 / 36, "its Problem 3, 840 GB / 38.5 GB": 840 / 38.5, **times},
+                 full=f"{full / GB:,.0f} GB", qlora=f"{needs['q'] / GB:,.0f} GB", least=min(times.values()),
+                 most=max(times.values()))
 
 
 @claim("d-24gb", CONCLUSION, "memory", "one consumer card with 24 GB can fine-tune a 70B model",
@@ -146,7 +147,7 @@ def _() -> Computed:
            "most {most:.0f} billion 4-bit weights, without constants or anything else.",
        correct="One card of 48 GB or more, or {cards} of 24 GB that share the model")
 def _() -> Computed:
-    base, need = base_bytes(BASE), _training().total
+    base, need = base_bytes(BASE), qlora_70b().total
     return under({"the base, of 24 GB": base / GB24, "training with r=64 on q, of 24 GB": need / GB24}, base=format_bytes(base),
                  most=GB24 * 2 / 1e9, cards=int(np.ceil(need / GB24)))
 
@@ -156,17 +157,17 @@ def _() -> Computed:
        why="The same conclusion once more. Even with the smallest adapter, r=1 on q, training needs {need}.",
        correct="It does not fit on one consumer GPU")
 def _() -> Computed:
-    need = training(BASE, 1, Q_ONLY).total
+    need = training(BASE, 1, CHOICES["q"]).total
     return under({"RTX 4090, of 24 GB": need / GB24, "RTX 5090, of 32 GB": need / 32e9}, need=format_bytes(need))
 
 
 # ---- NF4 ------------------------------------------------------------------------------------------------------------
 
 @claim("d-nf4-16", NF4_TYPE, "parameter-count", "4 bits give 16 values", stated="2⁴ = 16 bins", expects=16,
-       why="Different codes among a million quantized normal numbers. {below} of the values are below zero, {above} above, and "
+       why="Different codes among many quantized normal numbers. {below} of the values are below zero, {above} above, and "
            "one is zero.")
 def _() -> Computed:
-    packed, state = quantize_4bit(np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32))
+    packed, state = quantize_4bit(np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32))
     codes = np.unique(np.concatenate([packed >> 4, packed & 15]))
     values = state.code[codes]
     return computed(len(np.unique(values)), below=int((values < 0).sum()), above=int((values > 0).sum()))
@@ -216,6 +217,6 @@ def _() -> Computed:
            "that share everything evenly. On one neither fits; two are within a workstation; eight, a server, hold both.",
        correct="QLoRA brings a 70B model from {many} cards of 24 GB to {few}, not to one")
 def _() -> Computed:
-    qlora, plain = _training().total, _training(base="16 bits").total
+    qlora, plain = qlora_70b().total, qlora_70b(base="16 bits").total
     return under({f"{cards} x 24 GB": bool(qlora <= cards * GB24 < plain) for cards in (1, 2, 8)}, qlora=format_bytes(qlora),
                  lora=format_bytes(plain), many=int(np.ceil(plain / GB24)), few=int(np.ceil(qlora / GB24)))

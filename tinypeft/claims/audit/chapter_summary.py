@@ -2,59 +2,46 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
-from tinypeft.budget import Breakdown, format_bytes, memory
+from tinypeft.budget import format_bytes
 from tinypeft.budget.planner import card_sold
-from tinypeft.claims.audit.chapter_examples import GB
-from tinypeft.claims.audit.chapter_problem_3 import TRAINING, qlora_70b
+from tinypeft.claims.audit.chapter_problem_3 import TRAINING
+from tinypeft.claims.audit.chapter_qlora import reduction
 from tinypeft.claims.claim import Range, claim, editorial
+from tinypeft.claims.experiments import GB, GB24, GB80, before_activations, full_training, qlora_70b, training
 from tinypeft.claims.judge import Computed, Verdict, under
-from tinypeft.claims.settings import lora
 
 SUMMARY, TERMS = "Summary, point ", "Key Terms"
-
-
-@functools.lru_cache(maxsize=4)
-def full(model: str) -> Breakdown:
-    """Training everything in 16 bits, with float32 AdamW and master weights; a row of 2,048 tokens."""
-    return memory(model)
-
-
-def before_activations(budget: Breakdown) -> float:
-    """Weights, gradients and optimizer states."""
-    return sum(budget.parts[name] for name in ("base weights", "master weights", "gradients", "optimizer states"))
 
 
 @claim("d-sum-fullprec", SUMMARY + "3", "statement", "QLoRA trains the adapters in full precision, 4 bytes a number",
        stated="full precision", expects="4 bytes",
        why="Its own table has 0.17 GB for r = 64, which is {count:,} parameters of 2 bytes, and section 3 says BF16/FP16, as "
-           "does QLoRA's paper. The Key Terms repeat it. (peft does make adapters 32 bits wide unless told otherwise.)",
-       correct="The adapters are in 16 bits, BF16 in the paper")
+           "does QLoRA's paper. The Key Terms repeat it. (peft does make adapters 32 bits wide unless told otherwise, but this "
+           "document's figures are not of those.)",
+       correct="The adapters are in 16 bits, as the document has them elsewhere, and in BF16 in the paper")
 def _() -> Computed:
     count = qlora_70b().trainable
     return under({"its 0.17 GB, for each parameter": 0.17 * GB / count}, count=count)
 
 
 @claim("d-sum-consumer", SUMMARY + "3", "memory", "QLoRA fine-tunes 70B on a consumer GPU, of 24 GB", stated="24GB",
-       expects=Range(high=24 * GB), unit="GB",
+       expects=Range(high=GB24), unit="GB",
        why="The 4-bit weights alone are {base}. Split evenly over cards of 24 GB it takes at least {cards} of them.",
        correct="One card of {card} or more, or {cards} of 24 GB that share the model")
 def _() -> Computed:
     budget = qlora_70b()
     return under({"r=64 on q, 2,048 tokens": budget.total}, base=format_bytes(budget.parts["base weights"]),
-                 card=format_bytes(card_sold(budget.total) or 0, 0), cards=math.ceil(budget.total / (24 * GB)))
+                 card=format_bytes(card_sold(budget.total) or 0, 0), cards=math.ceil(budget.total / GB24))
 
 
 @claim("d-sum-23x", SUMMARY + "3", "memory", "QLoRA needs 23 times less memory than full fine-tuning", stated="~23x",
-       why="840 by 36 from its table; its own Problem 3 has 38.5. Like for like, with master weights on one side and all of "
-           "QLoRA's parts on the other, 70B goes from {before:,.0f} to {after:,.0f} GB.",
-       correct="About {factor:.0f}x")
+       why="The number of section 3 once more. With master weights on one side and all of QLoRA's parts on the other, 70B goes "
+           "from {full} to {qlora} with r=64 on q.",
+       correct="{least:.0f} to {most:.0f} times, by the modules that are adapted")
 def _() -> Computed:
-    before, after = full("llama-2-70b").total, qlora_70b().total
-    return under({"its 840 and 36 GB": 840 / 36, "its 840 and 38.5 GB": 840 / 38.5, "both computed": before / after},
-                 before=before / GB, after=after / GB, factor=before / after)
+    return reduction()
 
 
 editorial("d-adapter-dtype", "Section 3, LoRA adapters BA", "statement", "QLoRA's adapters are stored and trained in 16 bits",
@@ -70,10 +57,10 @@ editorial("d-adapter-dtype", "Section 3, LoRA adapters BA", "statement", "QLoRA'
            "instead of 12. That is {cards} cards, before any activations.",
        correct="{nominal} for 70 billion parameters, {real} for Llama-2-70B")
 def _() -> Computed:
-    budget = full("llama-2-70b")
+    budget = full_training()
     each = before_activations(budget) / budget.trainable
     return under({"70 billion parameters": 70e9 * each, "Llama-2-70B": before_activations(budget)}, each=each,
-                 cards=math.ceil(70e9 * each / (80 * GB)), nominal=f"{70 * each:,.0f} GB",
+                 cards=math.ceil(70e9 * each / GB80), nominal=f"{70 * each:,.0f} GB",
                  real=f"{before_activations(budget) / GB:,.0f} GB")
 
 
@@ -83,10 +70,10 @@ def _() -> Computed:
            "13B. For 70B the 16-bit base alone is more than tens; there it takes the 4 bits of QLoRA too.",
        correct="Freezing removes gradients and optimizer states; the base itself shrinks by quantization only")
 def _() -> Computed:
-    unquantized = {f"{size}, LoRA over 16 bits": memory(model, lora(16), adapter_dtype="bfloat16").total
+    unquantized = {f"{size}, LoRA over 16 bits": training(model, 16, base="16 bits").total
                    for size, model in (("13B", "llama-2-13b"), ("70B", "llama-2-70b"))}
-    return under({**unquantized, "70B, QLoRA": qlora_70b().total}, large=full("llama-2-70b").total / GB,
-                 small=full("llama-2-13b").total / GB)
+    return under({**unquantized, "70B, QLoRA": qlora_70b().total}, large=full_training().total / GB,
+                 small=full_training("llama-2-13b").total / GB)
 
 
 editorial("d-term-intrinsic", TERMS + ", intrinsic dimension", "statement", "the intrinsic dimension is the number of "

@@ -7,21 +7,20 @@ import warnings
 
 import numpy as np
 
-from tinypeft.budget import base_parameters, count_parameters, format_bytes, memory
-from tinypeft.claims.audit.chapter_adapters import R64, weights_and_biases
-from tinypeft.claims.audit.chapter_prefix import P20
+from tinypeft.budget import base_parameters, format_bytes, memory
 from tinypeft.claims.claim import Range, claim
+from tinypeft.claims.experiments import adapters_of_7b, base_bytes, counts, full_training, share
 from tinypeft.claims.judge import Computed, computed, under
-from tinypeft.claims.settings import NF4, lora
+from tinypeft.claims.measures import relative
+from tinypeft.claims.settings import NF4, PREFIX20, PROMPT20, WIDTH_64, lora
 from tinypeft.claims.small_models import as_if_trained, largest, logits, small_gpt2, small_llama, token_ids
 from tinypeft.nn import CausalLM
-from tinypeft.peft import BottleneckConfig, LoraLayer, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
+from tinypeft.peft import BottleneckConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
 from tinypeft.quant import replace_with_bnb_linear
 
 ROW = "Section 6, table, row "
 MEMORY = "Section 6, table, column Memory"
 INSIGHT = "Section 6, key insight"
-PROMPT20 = PromptTuningConfig(num_virtual_tokens=20)
 
 
 def numbers_in(model: CausalLM) -> int:
@@ -44,15 +43,16 @@ def lora_layer(peft_model: PeftModel) -> LoraLayer:
            "{total:,} in all, a 32nd of that in each layer.",
        correct="r(d + k) for each adapted matrix")
 def _() -> Computed:
-    total = count_parameters("llama-2-7b", lora(8)).trainable
+    total = counts("llama-2-7b", lora(8)).trainable
     return computed(total // 32, total=total)
 
 
-METHODS: dict[str, PeftConfig | None] = {"Full FT": None, "LoRA": lora(8), "QLoRA": lora(8), "Adapters": R64,
-                                         "Prefix Tuning": P20, "Prompt Tuning": PROMPT20}
+METHODS: dict[str, PeftConfig] = {"LoRA": lora(8), "QLoRA": lora(8), "Adapters": WIDTH_64, "Prefix Tuning": PREFIX20,
+                                  "Prompt Tuning": PROMPT20}
+ALIKE = 0.05
 
 
-def ranked(amounts: dict[str, float], alike: float = 0.05) -> str:
+def ranked(amounts: dict[str, float], alike: float = ALIKE) -> str:
     """Names from most to least; "=" between those that lie within a small share of their group's largest."""
     groups: list[list[str]] = []
     for name in sorted(amounts, key=lambda name: -amounts[name]):
@@ -68,12 +68,15 @@ def ranked(amounts: dict[str, float], alike: float = 0.05) -> str:
        expects="Full FT > LoRA = Adapters > QLoRA = Prefix Tuning > Prompt Tuning",
        why="The frozen base takes nearly all of it. Training Llama-2-7B at 2,048 tokens with checkpointing needs {FullFT}; "
            "over a 16-bit base {Adapters} with adapters, {LoRA} with LoRA, {PrefixTuning} with a prefix, {PromptTuning} with a "
-           "prompt; over a 4-bit base, QLoRA, {QLoRA}.",
+           "prompt; over a 4-bit base, QLoRA, {QLoRA}. (\"=\" is for what differs by less than {alike:.0%}.)",
        correct="Full fine-tuning needs most, QLoRA least; all methods over a 16-bit base need about the same")
 def _() -> Computed:
-    totals = {name: memory("llama-2-7b", config, quantization=NF4 if name == "QLoRA" else None, adapter_dtype="bfloat16").total
-              for name, config in METHODS.items()}
-    return computed(ranked(totals), **{name.replace(" ", ""): format_bytes(total, 1) for name, total in totals.items()})
+    totals = {"Full FT": full_training("llama-2-7b").total}
+    for name, method in METHODS.items():
+        quantization = NF4 if name == "QLoRA" else None
+        totals[name] = memory("llama-2-7b", method, quantization=quantization, adapter_dtype="bfloat16").total
+    shown = {name.replace(" ", ""): format_bytes(total, 1) for name, total in totals.items()}
+    return computed(ranked(totals), alike=ALIKE, **shown)
 
 
 @claim("d-tab-lora-none", ROW + "LoRA", "table", "LoRA can be merged, and then costs nothing", stated="None (merged), Yes",
@@ -117,14 +120,7 @@ def merged_in_sixteen_bits() -> float:
     layer = lora_layer(peft_model)
     W, change = layer.base_layer.weight.values(), layer.delta_weight("default")
     peft_model.merge_adapter()
-    realised = layer.base_layer.weight.values() - W
-    return float(np.linalg.norm(realised - change) / np.linalg.norm(change))
-
-
-@functools.lru_cache(maxsize=2)
-def base_of_70b(four_bits: bool) -> float:
-    """Bytes of Llama-2-70B's weights."""
-    return memory("llama-2-70b", training=False, quantization=NF4 if four_bits else None).parts["base weights"]
+    return relative(layer.base_layer.weight.values() - W - change, change)
 
 
 @claim("d-tab-qlora-none", ROW + "QLoRA", "table", "QLoRA can be merged, keeps its low memory, and costs nothing then",
@@ -136,7 +132,7 @@ def base_of_70b(four_bits: bool) -> float:
 def _() -> Computed:
     lost, changed = merged_in_four_bits(0.015)
     larger, codes = merged_in_four_bits(0.05)
-    wide, narrow = base_of_70b(False), base_of_70b(True)
+    wide, narrow = base_bytes("llama-2-70b", "16 bits"), base_bytes("llama-2-70b")
     return under({"4-bit base (error of the update, memory relative to 4 bits)": (lost, 1.0),
                   "16-bit copy": (merged_in_sixteen_bits(), wide / narrow)},
                  changed=changed, larger=larger, codes=codes, wide=format_bytes(wide), narrow=format_bytes(narrow))
@@ -155,14 +151,8 @@ def mergeable(config: PeftConfig) -> str:
        "r = 64, L = 32", stated="~4drL, No", expects=f"{4 * 4096 * 64 * 32:,} weights, not mergeable",
        why="Counted in Llama-2-7B, without {biases:,} biases; merging them is refused, since they are not linear.")
 def _() -> Computed:
-    weights, biases = weights_and_biases()
+    weights, biases = adapters_of_7b()
     return computed(f"{weights:,} weights, {mergeable(BottleneckConfig(reduction_factor=4))}", biases=biases)
-
-
-@functools.lru_cache(maxsize=1)
-def prefix_numbers() -> int:
-    """A prefix of 20 tokens on Llama-2-7B: numbers that are stored, and multiplications for each token that attends to them."""
-    return count_parameters("llama-2-7b", P20).trainable
 
 
 def prompt_positions(tokens: int = 100) -> float:
@@ -177,7 +167,7 @@ def prompt_positions(tokens: int = 100) -> float:
            "every token attends to them, {share:.3%} more multiplications.",
        correct="Small, and for every token; a prefix cannot be merged")
 def _() -> Computed:
-    return under({"cache of the prefix": 2 * prefix_numbers()}, share=prefix_numbers() / base_parameters("llama-2-7b"))
+    return under({"cache of the prefix": 2 * counts("llama-2-7b", PREFIX20).trainable}, share=share("llama-2-7b", PREFIX20))
 
 
 @claim("d-tab-prompt-none", ROW + "Prompt Tuning", "table", "a prompt costs nothing at inference", stated="None", expects="0 %",
@@ -192,8 +182,8 @@ def _() -> Computed:
        "d = 4096, L = 32", stated="2pdL, pd", expects=f"{2 * 20 * 4096 * 32:,} and {20 * 4096:,}",
        why="Counted in Llama-2-7B, where every query head has a key head of its own; in Llama-3-8B the prefix has {grouped:,}.")
 def _() -> Computed:
-    return computed(f"{prefix_numbers():,} and {count_parameters('llama-2-7b', PROMPT20).trainable:,}",
-                    grouped=count_parameters("llama-3-8b", P20).trainable)
+    prefix, prompt = (counts("llama-2-7b", method).trainable for method in (PREFIX20, PROMPT20))
+    return computed(f"{prefix:,} and {prompt:,}", grouped=counts("llama-3-8b", PREFIX20).trainable)
 
 
 # ---- below the table ------------------------------------------------------------------------------------------------
@@ -205,25 +195,22 @@ def error_of_plain_merge(r: int, alpha: float) -> float:
     W0, BA = layer.base_layer.weight.values(), layer.lora_B["default"].weight.data @ layer.lora_A["default"].weight.data
     peft_model.merge_adapter()
     W = layer.base_layer.weight.values()
-    return float(np.linalg.norm(W0 + BA - W) / np.linalg.norm(W - W0))
+    return relative(W0 + BA - W, W - W0)
 
 
-@claim("d-key-merge", INSIGHT, "formula", "the merged weight is W0 + BA; alpha = 1 and r = 2, as in Example 3",
-       stated="W_merged = W₀ + BA", expects=0.0, unit="%",
-       why="Section 2 scales the path by alpha/r, so the merge has to. With alpha = 2r, as many scripts have it, the error is "
-           "{double:.0%} of the update; with alpha = r it is {same:.1g}. The factor is missing in Summary 5 and in the Key "
-           "Terms too.",
+@claim("d-key-merge", INSIGHT, "formula", "the merged weight is W0 + BA", stated="W_merged = W₀ + BA", expects=0.0, unit="%",
+       why="The error of W0 + BA, relative to the update. Section 2 scales the path by alpha/r, so the merge has to; only with "
+           "alpha = r, where the factor is 1, may it be left out. It is missing in Summary 5 and in the Key Terms too.",
        correct="W_merged = W0 + (alpha/r) BA")
 def _() -> Computed:
-    return under({"error, relative to the update": error_of_plain_merge(2, 1)}, double=error_of_plain_merge(2, 4),
-                 same=error_of_plain_merge(2, 2))
+    return under({"alpha = r": error_of_plain_merge(2, 2), "alpha = 2r, as many scripts have it": error_of_plain_merge(2, 4),
+                  "alpha = 1, r = 2, as in Example 3": error_of_plain_merge(2, 1)})
 
 
 @claim("d-key-overhead", INSIGHT, "property", "adapters, prefixes and prompts always cost something", stated="always",
        expects=Range(low=1e-9), unit="%",
        why="Right, and so the table above, which says None for prefix and prompt tuning, is not.")
 def _() -> Computed:
-    N = base_parameters("llama-2-7b")
-    return under({"multiplications, adapters of width 64": weights_and_biases()[0] / N,
-                  "multiplications, prefix of 20": prefix_numbers() / N,
+    return under({"multiplications, adapters of width 64": adapters_of_7b()[0] / base_parameters("llama-2-7b"),
+                  "multiplications, prefix of 20": share("llama-2-7b", PREFIX20),
                   "positions, prompt of 20 before a text of 100": prompt_positions()})

@@ -6,11 +6,10 @@ import math
 
 from tinypeft.budget import base_parameters, format_bytes
 from tinypeft.claims.claim import Range, claim, editorial
-from tinypeft.claims.experiments import GB80, base_bytes, full_training, lora_counts, of_seventy_billion, training
+from tinypeft.claims.experiments import GB80, STORED, base_bytes, full_training, lora_counts, of_seventy_billion, qlora_70b
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 
 OBJECTIVES, WHY = "Learning objectives", "1. Why PEFT"
-STORED = ("base weights", "master weights", "gradients", "optimizer states")  # what does not depend on the tokens
 BYTES_EACH = "{each:g} bytes a parameter, for 70 billion. Llama-2-70B has {parameters:,}, and needs {real}."
 
 
@@ -42,7 +41,7 @@ def _() -> Computed:
                "optimizer states, 560 GB": (of_seventy_billion("optimizer states"), 560e9),
                "full fine-tuning, 840 GB": (of_seventy_billion(*STORED), 840e9),
                "4-bit base, 35 GB": (base_bytes("llama-2-70b"), 35e9),
-               "QLoRA in all, 36 GB": (training("llama-2-70b", 64, ("q_proj",)).total, 36e9)}
+               "QLoRA in all, 36 GB": (qlora_70b().total, 36e9)}
     return under({name: ours / theirs for name, (ours, theirs) in figures.items()})
 
 
@@ -67,21 +66,22 @@ editorial("d-lo5", OBJECTIVES + ", 5", "statement",
 @claim("d-full-params", WHY + ", parameters", "memory", "70 billion 16-bit parameters take 140 GB",
        stated="140 GB", why=BYTES_EACH)
 def _() -> Computed:
-    return _of_full_training("base weights")
+    return of_full_training("base weights")
 
 
 @claim("d-full-grads", WHY + ", gradients", "memory", "their gradients take 140 GB", stated="140 GB", why=BYTES_EACH)
 def _() -> Computed:
-    return _of_full_training("gradients")
+    return of_full_training("gradients")
 
 
 @claim("d-full-mv", WHY + ", optimizer", "memory", "Adam's two means in float32 take 280 GB each",
        stated="280 GB + 280 GB", expects="560 GB", why=BYTES_EACH)
 def _() -> Computed:
-    return _of_full_training("optimizer states")
+    return of_full_training("optimizer states")
 
 
-def _of_full_training(part: str) -> Computed:
+def of_full_training(part: str) -> Computed:
+    """A part of what full training of 70 billion parameters needs."""
     found = of_seventy_billion(part)
     return computed(found, each=found / 70e9, parameters=base_parameters("llama-2-70b"),
                     real=format_bytes(full_training().parts[part]))
@@ -98,9 +98,10 @@ def _() -> Computed:
                     all=f"{stored / 1e9:,.0f} GB")
 
 
-@claim("d-11-a100", WHY, "memory", "full fine-tuning of a 70B model takes 11 or more A100s of 80 GB", stated="11+", expects=11,
-       why="That is 840 GB / 80 GB, rounded up ({gib} if the 80 are GiB), without master weights and activations. Llama-2-70B "
-           "needs {total} with them, if nothing is stored twice.",
+@claim("d-11-a100", WHY, "memory", "11 A100s of 80 GB are enough for full fine-tuning of a 70B model", stated="11+",
+       expects=Range(high=11),
+       why="How many it takes. 11 is 840 GB / 80 GB, rounded up ({gib} if the 80 are GiB), without master weights and "
+           "activations. Llama-2-70B needs {total} with them, if nothing is stored twice.",
        correct="{cards} A100s of 80 GB; in practice two machines of eight")
 def _() -> Computed:
     total = full_training().total

@@ -25,7 +25,7 @@ from tinypeft.claims.experiments import (
     training,
 )
 from tinypeft.claims.judge import Computed, Verdict, computed, under
-from tinypeft.claims.settings import LINEAR, NF4, QKVO, lora
+from tinypeft.claims.settings import LINEAR, NF4, PREFIX20, PROMPT20, QKVO, WIDTH_64, lora
 from tinypeft.claims.small_models import largest, logits
 from tinypeft.peft import BottleneckConfig, IA3Config, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tinypeft.quant import replace_with_bnb_linear
@@ -39,9 +39,8 @@ TABLE = "The PEFT method family, table"
        correct="{least} to {most} of a 7B model, by method and size")
 def _() -> Computed:
     methods: dict[str, PeftConfig] = {
-        "prompt tuning, 20 tokens": PromptTuningConfig(num_virtual_tokens=20), "(IA)3": IA3Config(),
-        "prefix tuning, 20 tokens": PrefixTuningConfig(num_virtual_tokens=20),
-        "adapters, width 64": BottleneckConfig(reduction_factor=64)}
+        "prompt tuning, 20 tokens": PROMPT20, "(IA)3": IA3Config(), "prefix tuning, 20 tokens": PREFIX20,
+        "adapters, width 64": WIDTH_64}
     found = {name: share("llama-2-7b", method) for name, method in methods.items()}
     found |= {"LoRA, r=16 on q, k, v, o": lora_share("llama-2-7b", 16),
               "LoRA, r=64 on all linear": lora_share("llama-2-7b", 64, LINEAR)}

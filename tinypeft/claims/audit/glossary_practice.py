@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.budget import adapted, adapter_bytes, base_parameters, build, count_parameters, format_bytes, format_value
+from tinypeft.budget import adapted, adapter_bytes, base_parameters, build, format_bytes, format_value
 from tinypeft.claims.claim import Range, claim, editorial
 from tinypeft.claims.experiments import (
     FITS,
     GB80,
     base_bytes,
+    counts,
     first_layer,
     inputs,
     lora_counts,
@@ -21,7 +22,8 @@ from tinypeft.claims.experiments import (
     training,
 )
 from tinypeft.claims.judge import Computed, Verdict, computed, under
-from tinypeft.claims.settings import LINEAR, lora
+from tinypeft.claims.measures import rank, relative
+from tinypeft.claims.settings import LINEAR, PREFIX20, WIDTH_64, lora
 from tinypeft.nn import Linear
 from tinypeft.peft import (
     BottleneckConfig,
@@ -29,7 +31,6 @@ from tinypeft.peft import (
     LNTuningConfig,
     PeftConfig,
     PeftModel,
-    PrefixTuningConfig,
     PromptTuningConfig,
     create_loraplus_optimizer,
     get_peft_model,
@@ -41,11 +42,12 @@ ONE_MATRIX = lora(16, ["q_proj"], layers_to_transform=[0])  # of Llama-2-7B: 409
 
 # ---- question 1 -----------------------------------------------------------------------------------------------------
 
-@claim("b-p1-formula", "Practice 1", "formula", "W = W0 + B A with A of shape r x k and B of shape d x r",
+@claim("b-p1-formula", "Practice 1", "formula", "A (r x k) and B (d x r) make a B A of W0's shape; d = 1024, k = 4096",
        stated="A: r×k, B: d×r", expects=((1024, 16), (16, 4096), (1024, 4096)),
        why="Shapes of B, A and B A in Llama-3-8B, whose v_proj has d = {d:,} and k = {k:,}, so that the two cannot be mixed "
-           "up. The formula leaves out the factor alpha / r, which is {scaling:g} in the document's own script.",
-       correct="W = W0 + (alpha / r) B A")
+           "up. (The formula beside them, W = W0 + B A, leaves out the factor alpha / r, which is {scaling:g} in the "
+           "document's own script.)",
+       correct="W = W0 + (alpha / r) B A, with these shapes")
 def _() -> Computed:
     script = adapted("llama-3-8b", lora(16, lora_alpha=32, layers_to_transform=[0]))
     layer = first_layer(script, "v_proj")
@@ -55,12 +57,12 @@ def _() -> Computed:
 
 
 @claim("b-p1-ab", "Practice 1", "parameter-count", "on a 4096 x 4096 matrix, r=16 adds 65,536 parameters twice",
-       stated="65,536 + 65,536 = 131,072", expects=(65_536, 65_536, 131_072),
+       stated="65,536 + 65,536 = 131,072", expects="65,536 + 65,536 = 131,072",
        why="A, B and both, counted in a Llama-2-7B that is adapted in one matrix.", correct="131,072 parameters")
 def _() -> Computed:
     model = adapted("llama-2-7b", ONE_MATRIX)
     A, B = model.layers()[0].factors("default")  # type: ignore[attr-defined]
-    return computed((A.size, B.size, model.get_nb_trainable_parameters()[0]))
+    return computed(f"{A.size:,} + {B.size:,} = {model.get_nb_trainable_parameters()[0]:,}")
 
 
 @claim("b-p1-full", "Practice 1", "parameter-count", "the matrix itself has 16,777,216 parameters",
@@ -72,7 +74,7 @@ def _() -> Computed:
 @claim("b-p1-pct", "Practice 1", "parameter-count", "LoRA adds 0.78 % of the layer's parameters",
        stated="0.78%", why="2r / d for a square matrix, here 1/{part:g}.", correct="0.78 %")
 def _() -> Computed:
-    found = count_parameters("llama-2-7b", ONE_MATRIX).trainable / _query_weight().size
+    found = counts("llama-2-7b", ONE_MATRIX).trainable / _query_weight().size
     return computed(found, part=1 / found)
 
 
@@ -166,7 +168,7 @@ def _() -> Computed:
     for _ in range(B.size + 5):
         B.data = random.standard_normal(B.shape)
         changes.append(layer.delta_weight("default").ravel())
-    return computed(int(np.linalg.matrix_rank(np.stack(changes))), out=B.shape[0], r=B.shape[1])
+    return computed(rank(np.stack(changes)), out=B.shape[0], r=B.shape[1])
 
 
 # ---- questions 3 and 4 ----------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def _() -> Computed:
         y = adapter(x).data - adapter(x * 0.0).data
         best = x.data @ np.linalg.lstsq(x.data, y, rcond=None)[0]
         activation = BottleneckConfig(style=style).non_linearity
-        found[f"{style} adapter, {activation}"] = float(np.linalg.norm(best - y) / np.linalg.norm(y))
+        found[f"{style} adapter, {activation}"] = relative(best - y, y)
     return under(found, refusal=_refusal(model))
 
 
@@ -223,7 +225,7 @@ def _() -> Computed:
 
     model(ids, labels=ids).loss.backward()
     AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2).step()
-    beside, r = changed(), int(np.linalg.matrix_rank(layers[0].delta_weight("default")))
+    beside, r = changed(), rank(layers[0].delta_weight("default"))
     model.merge_adapter()
     return under({"adapter beside the base": beside, "adapter merged": changed()}, r=r)
 
@@ -251,14 +253,14 @@ editorial("b-p5-1b", "Practice 5", "statement", "prompt tuning fails for models 
 
 
 @claim("b-p5-storage", "Practice 5", "memory", "prompt tuning is for when storage has to be least",
-       stated="minimum storage cost", expects=FITS, unit="%",
+       stated="minimum storage cost", expects=Range(high=1.0), unit="%",
        why="The size of 100 tokens for Llama-2-7B, {prompt} in 16 bits, divided by that of an adapter of each other method in "
            "the document's table. (Methods that it leaves out can be smaller: the norms' scales are {norms}.)",
        correct="of the document's methods, prompt tuning stores least")
 def _() -> Computed:
     others: dict[str, PeftConfig] = {
-        "(IA)3": IA3Config(), "LoRA and QLoRA, r=8 on q, k, v, o": lora(8), "prefix, 20 tokens":
-        PrefixTuningConfig(num_virtual_tokens=20), "adapters, width 64": BottleneckConfig(reduction_factor=64)}
+        "(IA)3": IA3Config(), "LoRA and QLoRA, r=8 on q, k, v, o": lora(8), "prefix, 20 tokens": PREFIX20,
+        "adapters, width 64": WIDTH_64}
 
     def size(method: PeftConfig) -> int:
         return adapter_bytes("llama-2-7b", method, "bfloat16")
