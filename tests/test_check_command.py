@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -56,8 +57,8 @@ def test_json_has_everything_of_every_claim_asked_for(capsys):
     run_check(kind="code-output", output_format="json")
     rows = json.loads(capsys.readouterr().out)
     assert [row["id"] for row in rows] == PRINTED
-    assert {"id", "source", "place", "kind", "claim", "stated", "computed", "verdict", "why", "correct", "how", "basis",
-            "fresh"} == set(rows[0])
+    assert {"id", "source", "place", "kind", "claim", "stated", "holds_if", "computed", "verdict", "why", "correct", "how",
+            "basis", "fresh"} == set(rows[0])
     assert rows[0] | {"computed": "13,631,488", "verdict": "corrected", "fresh": True, "basis": "computed"} == rows[0]
 
 
@@ -86,6 +87,58 @@ def test_text_is_escaped_in_tables_and_pages():
     assert "a\\|b <i>" in markdown([result])
     assert "a|b &lt;i&gt;" in html_page([result])
     assert "x &lt; y" in html_page([result])
+
+
+def test_a_statement_that_is_no_number_says_when_it_holds(capsys):
+    assert {id: CLAIMS[id].holds_if for id in (
+        "a-storage-efficiency", "d-adapter-latency", "d-p5-less", "a-llama2-max", "a-lora-1000-factors", "a-prefix-shape",
+        "d-nf4-enterprise", "b-print-all", "b-p1-ab", "c-ref-lora", "b-r-more")} == {
+            "a-storage-efficiency": "at most 1 %", "d-adapter-latency": "from 1 % to 3 %", "d-p5-less": "less than 1x",
+            "a-llama2-max": "within 2 % of 70,000,000,000", "a-lora-1000-factors": "8,000", "a-prefix-shape": "20 x 4096",
+            "d-nf4-enterprise": "True", "b-print-all": "", "b-p1-ab": "", "c-ref-lora": "", "b-r-more": "more than 0"}
+    run_check(["d-p5-less"])
+    assert re.search(r"holds if +less than 1x", capsys.readouterr().out)
+    [found] = [check(CLAIMS["d-p5-less"])]
+    assert "Even less than LoRA (~0.1%) [holds if: less than 1x]" in markdown([found])
+    assert "[holds if: less than 1x]" in html_page([found])
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 140])
+def test_no_word_is_lost_at_any_width(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    results = run_check(source="003", kind="quiz") + run_check(kind="code-output")
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= width
+    assert all(found.claim.id in printed for found in results)
+    assert ("┃" in printed.partition("verdicts")[0]) is (width >= 110)  # a table where there is room for five columns
+
+
+def test_code_keeps_its_lines(capsys):
+    run_check(["d-adapter-latency"])
+    printed = capsys.readouterr().out
+    for line in CLAIMS["d-adapter-latency"].how.splitlines():
+        assert f"    {line}\n" in printed
+
+
+def test_pages_are_well_formed_and_count_the_verdicts():
+    results = [check(CLAIMS[id]) for id in (*PRINTED, "d-p5-less")]
+    unclosed: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "br"):
+                unclosed.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert unclosed.pop() == tag
+
+    Checker().feed(html_page(results))
+    assert unclosed == []
+    assert "| corrected | 0 | 3 | 0 | 0 | 3 |" in markdown(results)
+    assert "| depends | 0 | 0 | 0 | 1 | 1 |" in markdown(results)
+    rows = [line for line in markdown(results).splitlines() if line.startswith("| b-print") or line.startswith("| d-p5")]
+    assert [row.count(" | ") for row in rows] == [5] * 4
 
 
 # ---- what is slow -----------------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
-from tinypeft.budget import count_parameters
+from tinypeft.budget import base_parameters, count_parameters
 from tinypeft.claims.claim import show_values
 from tinypeft.claims.experiments import (
     OPTIMIZERS,
+    adapter_cost,
     all_choices,
+    before_activations,
     by_module,
+    counts,
     first_change,
     first_layer,
     full_training,
@@ -16,14 +19,17 @@ from tinypeft.claims.experiments import (
     inputs,
     largest_stable_rate,
     lora_counts,
+    lora_share,
     normal_blocks,
     of_seventy_billion,
+    share,
     squared_error,
     toy_lora,
     training,
 )
 from tinypeft.claims.judge import Verdict, computed, judge, searched
 from tinypeft.claims.settings import lora
+from tinypeft.peft import PrefixTuningConfig
 from tinypeft.quant import ScaledValues, get_4bit_type, regions
 from tinypeft.training import SGD
 
@@ -59,6 +65,22 @@ def test_choices_of_modules_are_counted_as_their_configs_are():
     assert lora_counts("llama-3-8b", 16) == count_parameters("llama-3-8b", lora(16))
     assert choices["k, down"] == count_parameters("llama-3-8b", lora(16, ["k_proj", "down_proj"])).trainable
     assert choices[", ".join(name.removesuffix("_proj") for name in by_module("llama-3-8b", 16))] == max(choices.values())
+
+
+def test_counts_are_remembered_for_each_config_and_not_for_another():
+    first = counts("gpt2", PrefixTuningConfig(num_virtual_tokens=5))
+    assert first == count_parameters("gpt2", PrefixTuningConfig(num_virtual_tokens=5))
+    assert counts("gpt2", PrefixTuningConfig(num_virtual_tokens=5)) is first
+    assert counts("gpt2", PrefixTuningConfig(num_virtual_tokens=6)).trainable == first.trainable * 6 / 5
+    assert lora_share("gpt2", 8, ("c_attn",)) == share("gpt2", lora(8, ["c_attn"]))
+
+
+def test_an_adapter_costs_12_or_16_bytes_a_parameter_to_train():
+    """At whatever moment the peak is: weights and gradients in 2 or 4 bytes each, and Adam's two means in 8."""
+    for dtype, bytes_each in (("bfloat16", 12), ("float32", 16)):
+        budget = training("llama-2-7b", 8, adapter_dtype=dtype)
+        assert adapter_cost(budget) / budget.trainable == bytes_each
+    assert before_activations(full_training("llama-2-7b")) == 16 * base_parameters("llama-2-7b")
 
 
 def test_normal_blocks_are_those_of_scipys_normal_distribution_and_near_drawn_ones():

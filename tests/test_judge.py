@@ -39,6 +39,11 @@ CONFIRMED, ROUNDED, CORRECTED, DEPENDS = Verdict.CONFIRMED, Verdict.ROUNDED, Ver
     (Range(0.001, 0.01), 0.001, 0, CONFIRMED),
     (Range(0.001, 0.01), 0.0237, 0, CORRECTED),
     (Range(high=0.0001), -3, 0, CONFIRMED),
+    (Range(high=1), 1, 0, CONFIRMED),
+    (Range(below=1), 1, 0, CORRECTED),
+    (Range(below=1), 0.999, 0, CONFIRMED),
+    (Range(above=0), 0, 0, CORRECTED),
+    (Range(above=0), 1e-300, 0, CONFIRMED),
 ])
 def test_one_value(stated, value, about, verdict):
     assert judge(stated, computed(value), about) is verdict

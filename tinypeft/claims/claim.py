@@ -75,6 +75,19 @@ class Claim:
         return SOURCES[self.id[0]][0]
 
     @property
+    def holds_if(self) -> str:
+        """What a computed value has to be for the statement to hold; "" if that is the stated number, to its digits."""
+        if self.compute is None or self.expects == self.stated:
+            return ""
+        if isinstance(self.expects, Range):
+            return self.expects.words(self.unit)
+        shown = format_value(self.expects.value, self.expects.unit) if isinstance(self.expects, Quantity) else format_value(
+            self.expects, self.unit)
+        if self.about:
+            return f"within {format_value(self.about, '%')} of {shown}"
+        return "" if _is_written(self.stated) and parse_quantity(self.stated) == self.expects else shown
+
+    @property
     def how(self) -> str:
         """The code that recomputes it; what the verdict rests on, for an editorial one."""
         if self.compute is None:
@@ -148,9 +161,9 @@ class Checked:
         """As JSON values."""
         entry = self.claim
         return {"id": entry.id, "source": entry.source, "place": entry.place, "kind": entry.kind, "claim": entry.says,
-                "stated": entry.stated, "computed": self.computed, "verdict": str(self.verdict), "why": self.why,
-                "correct": self.correct, "how": entry.how, "basis": "computed" if entry.compute else "editorial",
-                "fresh": self.fresh}
+                "stated": entry.stated, "holds_if": entry.holds_if, "computed": self.computed, "verdict": str(self.verdict),
+                "why": self.why, "correct": self.correct, "how": entry.how,
+                "basis": "computed" if entry.compute else "editorial", "fresh": self.fresh}
 
 
 def check(entry: Claim) -> Checked:
@@ -171,6 +184,7 @@ def show_values(found: Computed, unit: str, expects: Any = None) -> str:
     if found.searched and len(shown) > MOST_SHOWN and isinstance(expects, Quantity):
         nearest = sorted(shown, key=lambda name: abs(shown[name] - expects.value))[:MOST_SHOWN]
         shown, rest = {name: shown[name] for name in nearest}, f" (the nearest of {len(shown)} readings)"
+    assert not any("; " in name for name in shown), "a condition's name would read as two"
     return "; ".join(f"{name}: {format_value(value, unit)}" if name else format_value(value, unit)
                      for name, value in shown.items()) + rest
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -19,13 +18,13 @@ import numpy as np
 from tinypeft.autograd import Tensor
 from tinypeft.budget import Breakdown, Counts, adapted, base_parameters, count_parameters, memory, parse_size
 from tinypeft.claims.judge import Range
-from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, PREFIX20, QKVO, WIDTH_64, lora
+from tinypeft.claims.settings import LINEAR, NF4, NF4_EXACT, NF4_PLAIN, PREFIX20, QKVO, WIDTH_64, lora
 from tinypeft.nn import LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import LoraConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
 from tinypeft.quant import ScaledValues, equal_mass, get_4bit_type, lloyd_max, regions, replace_with_bnb_linear
 from tinypeft.training import SGD, AdamW
 
-SOMETHING = Range(low=sys.float_info.min)  # more than nothing
+SOMETHING = Range(above=0)
 FITS = Range(high=1.0)  # the share of a card's memory
 GB = 1e9
 GB24, GB40, GB80 = parse_size("24GB"), parse_size("40GB"), parse_size("80GB")
@@ -125,7 +124,7 @@ def all_choices(sizes: Mapping[str, int]) -> dict[str, int]:
 def training(model: str, r: int, targets: Targets = ATTENTION, base: str = "nf4", *, tokens: int = 2048,
              checkpointing: bool = True, attention: str = "sdpa", adapter_dtype: str = "bfloat16", prepared: bool = False
              ) -> Breakdown:
-    """What a LoRA training step needs: one row of tokens, and Adam in float32.
+    """What a LoRA training step needs: one row of tokens, products in bfloat16, and Adam in float32.
 
     Args:
         base: how the base is stored, one of BASES.
@@ -198,7 +197,7 @@ def toy_llama(quantized: bool = False) -> LlamaForCausalLM:
                                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32))
     model.to("float64").init_weights(seed=0, std=0.2)
     if quantized:
-        replace_with_bnb_linear(model, NF4)
+        replace_with_bnb_linear(model, NF4_EXACT)
     return model
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.budget.units import Quantity
+from tinypeft.budget.units import Quantity, format_value
 
 SAME = 1e-10  # numbers this close, relative to those over 1, are equal: what float64 leaves of an identity
 
@@ -38,10 +38,26 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Range:
-    """A stated range, both ends included; `Range(high=0.001)` is "at most 0.1 %"."""
+    """A stated range: from low to high, both included, and between above and below, which are not.
+
+    >>> Range(high=0.001).words("%"), Range(above=0).words(), Range(0.01, 0.03).words("%")
+    ('at most 0.1 %', 'more than 0', 'from 1 % to 3 %')
+    """
 
     low: float = -np.inf
     high: float = np.inf
+    above: float = -np.inf
+    below: float = np.inf
+
+    def holds(self, value: float) -> bool:
+        return bool(self.low <= value <= self.high and self.above < value < self.below)
+
+    def words(self, unit: str = "") -> str:
+        """The range as text."""
+        if self.low > -np.inf and self.high < np.inf:
+            return f"from {format_value(self.low, unit)} to {format_value(self.high, unit)}"
+        ends = (("at least", self.low), ("at most", self.high), ("more than", self.above), ("less than", self.below))
+        return " and ".join(f"{name} {format_value(end, unit)}" for name, end in ends if np.isfinite(end))
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ def judge(stated: Any, found: Computed, about: float = 0.0) -> Verdict:
 def match(stated: Any, value: Any, about: float = 0.0) -> Verdict | None:
     """CONFIRMED for equal, ROUNDED for equal at the stated digits or about, None for neither."""
     if isinstance(stated, Range):
-        return Verdict.CONFIRMED if _is_number(value) and stated.low <= value <= stated.high else None
+        return Verdict.CONFIRMED if _is_number(value) and stated.holds(value) else None
     if isinstance(stated, Quantity):
         if not _is_number(value):
             return None

@@ -35,11 +35,6 @@ def rank(matrix: Any) -> int:
     return int(np.linalg.matrix_rank(matrix))
 
 
-def nearest(readings: dict[str, int], to: float, keep: int = 4) -> dict[str, int]:
-    """The readings that come nearest to a number; if none of these rounds to it, none does."""
-    return dict(sorted(readings.items(), key=lambda reading: abs(reading[1] - to))[:keep])
-
-
 # ---- work -----------------------------------------------------------------------------------------------------------
 
 def multiplications(run: Callable[[], Any]) -> int:

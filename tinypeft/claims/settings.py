@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tinypeft.peft import BottleneckConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
@@ -9,8 +10,11 @@ from tinypeft.quant import BitsAndBytesConfig
 
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR = "all-linear"
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-NF4_PLAIN = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False)
+# As in QLoRA's paper and in the script of 001: products are computed in bfloat16. (bitsandbytes' default is float32.)
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                         bnb_4bit_compute_dtype="bfloat16")
+NF4_PLAIN = replace(NF4, bnb_4bit_use_double_quant=False)
+NF4_EXACT = replace(NF4, bnb_4bit_compute_dtype=None)  # products in the input's own precision, for small models in float64
 PREFIX20 = PrefixTuningConfig(num_virtual_tokens=20)
 PROMPT20 = PromptTuningConfig(num_virtual_tokens=20)
 WIDTH_64 = BottleneckConfig(reduction_factor=64)  # adapters, in a model of width 4,096

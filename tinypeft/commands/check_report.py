@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -49,49 +50,91 @@ def verdict_label(found: Checked) -> str:
     return str(found.verdict) if found.fresh else f"{found.verdict}{RECORDED}"
 
 
+def stated(found: Checked) -> str:
+    """What the document states; and what that is taken to mean, where it is no number that a computed one could equal."""
+    entry = found.claim
+    return f"{entry.stated} [holds if: {entry.holds_if}]" if entry.holds_if else entry.stated
+
+
+def counts(results: Sequence[Checked]) -> Iterator[tuple[Verdict, list[str]]]:
+    """Each verdict with how many claims of each document have it, and of all."""
+    for verdict in Verdict:
+        found = Counter(result.claim.id[0] for result in results if result.verdict is verdict)
+        yield verdict, [*(str(found[letter]) for letter in SOURCES), str(found.total())]
+
+
+COUNTED = ("verdict", *(file[:3] for file, _ in SOURCES.values()), "all")
+
+
 # ---- a terminal -----------------------------------------------------------------------------------------------------
 
+NARROW = 110  # columns, below which five of a table are too many
+
+
 def print_report(results: Sequence[Checked]) -> None:
-    """A table for each document, and the counts."""
-    console = Console(highlight=False, emoji=False)
+    """A table for each document, or in a narrow terminal a list; and the counts."""
+    console = Console(highlight=False, emoji=False, markup=False)
     for title, chosen in by_source(results):
-        table = Table("claim", "what is claimed", "stated", "computed", "verdict", title=title, title_justify="left",
-                      title_style="bold", padding=(0, 1), show_lines=False)
-        table.columns[0].no_wrap = table.columns[4].no_wrap = True
-        for column, ratio in zip(table.columns[1:4], (5, 3, 4), strict=True):
-            column.ratio = ratio
-        for found in chosen:
-            table.add_row(found.claim.id, Text(found.claim.says), Text(found.claim.stated), Text(found.computed or "-"),
-                          Text(verdict_label(found), STYLES[found.verdict]))
-        console.print(table)
-    summary = Table("", *(file[:3] for file, _ in SOURCES.values()), "all", title="verdicts", title_justify="left",
-                    title_style="bold")
+        if console.width < NARROW:
+            _print_list(console, title, chosen)
+        else:
+            _print_table(console, title, chosen)
+    summary = Table(*COUNTED, title="verdicts", title_justify="left", title_style="bold")
     for column in summary.columns[1:]:
         column.justify = "right"
-    for verdict in Verdict:
-        counts = Counter(found.claim.id[0] for found in results if found.verdict is verdict)
-        summary.add_row(Text(verdict, STYLES[verdict]), *(str(counts[letter]) for letter in SOURCES), str(counts.total()))
+    for verdict, numbers in counts(results):
+        summary.add_row(Text(verdict, STYLES[verdict]), *numbers)
     console.print(summary)
-    console.print(Text(basis(results)))
+    console.print(basis(results))
     console.print("tinypeft check CLAIM shows one in full: what is stated, what is computed, how, and what would be right.")
+
+
+def _print_table(console: Console, title: str, chosen: Sequence[Checked]) -> None:
+    table = Table("claim", "what is claimed", "stated", "computed", "verdict", title=title, title_justify="left",
+                  title_style="bold", padding=(0, 1), show_lines=True)
+    table.columns[0].no_wrap = table.columns[4].no_wrap = True
+    for column, ratio in zip(table.columns[1:4], (5, 3, 5), strict=True):
+        column.ratio, column.overflow = ratio, "fold"
+    for found in chosen:
+        table.add_row(found.claim.id, found.claim.says, found.claim.stated, found.computed.replace("; ", "\n") or "-",
+                      Text(verdict_label(found), STYLES[found.verdict]))
+    console.print(table)
+
+
+def _print_list(console: Console, title: str, chosen: Sequence[Checked]) -> None:
+    console.print(Text(title, "bold"))
+    for found in chosen:
+        console.print(Text.assemble((found.claim.id, "bold"), "  ", (verdict_label(found), STYLES[found.verdict])))
+        rows = Table.grid(padding=(0, 1, 0, 2))
+        for name, text in (("claimed", found.claim.says), ("stated", found.claim.stated), ("computed", found.computed)):
+            if text:
+                rows.add_row(name, text)
+        console.print(rows)
+    console.print()
 
 
 def print_claim(found: Checked) -> None:
     """One claim in full."""
-    console, entry = Console(width=WIDTH, highlight=False, emoji=False), found.claim
+    terminal, entry = Console(), found.claim
+    width = min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH
+    console = Console(width=width, highlight=False, emoji=False, markup=False)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     rows = [("claim", f"{entry.id} ({entry.kind})"), ("document", f"{entry.source}: {SOURCES[entry.id[0]][1]}"),
-            ("place", entry.place), ("claimed", entry.says), ("stated", entry.stated), ("computed", found.computed)]
+            ("place", entry.place), ("claimed", entry.says), ("stated", entry.stated), ("holds if", entry.holds_if),
+            ("computed", found.computed.replace("; ", "\n"))]
     for name, text in rows:
         if text:
-            table.add_row(name, Text(text))
+            table.add_row(name, text)
     table.add_row("verdict", Text(verdict_label(found), STYLES[found.verdict]))
-    for name, text in (("why", found.why), ("correct", found.correct), ("how" if entry.compute else "reference", entry.how)):
+    for name, text in (("why", found.why), ("correct", found.correct), ("reference", entry.reference)):
         if text:
-            table.add_row(name, Text(text))
+            table.add_row(name, text)
     console.print(table)
+    if entry.compute:
+        console.print(Text("how", "bold"))
+        console.print(textwrap.indent(entry.how, "    "), soft_wrap=True)  # code keeps its lines
     console.print()
 
 
@@ -101,28 +144,34 @@ HEADER = ("claim", "what is claimed", "stated", "computed", "verdict", "why, and
 
 
 def _cells(found: Checked) -> tuple[str, ...]:
-    entry = found.claim
     why = " ".join(filter(None, [found.why, found.correct and f"Right: {found.correct}"]))
-    return entry.id, entry.says, entry.stated, found.computed or "–", verdict_label(found), why
+    return found.claim.id, found.claim.says, stated(found), found.computed or "–", verdict_label(found), why
 
 
 def markdown(results: Sequence[Checked]) -> str:
     """All claims as Markdown tables."""
-    lines = ["# The claims, recomputed", "", basis(results), ""]
+    lines = ["# The claims, recomputed", "", basis(results), "", f"| {' | '.join(COUNTED)} |",
+             "| :-- |" + " --: |" * (len(COUNTED) - 1), *(f"| {verdict} | {' | '.join(numbers)} |"
+                                                         for verdict, numbers in counts(results)), ""]
     for title, chosen in by_source(results):
         lines += [f"## {title}", "", f"| {' | '.join(HEADER)} |", "|" + " :-- |" * len(HEADER)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(found)) + " |" for found in chosen]
+        for found in chosen:
+            cells = [cell.replace("|", "\\|") for cell in _cells(found)]
+            cells[3] = cells[3].replace("; ", "<br>")
+            lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1a1a1a; }
-table { border-collapse: collapse; width: 100%; margin-bottom: 2rem; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a; }
+table { border-collapse: collapse; margin-bottom: 2rem; }
+table.claims { width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #ddd; }
-th { position: sticky; top: 0; background: #fff; }
-td:first-child { font-family: ui-monospace, monospace; white-space: nowrap; }
-summary { cursor: pointer; } pre { overflow-x: auto; background: #f6f6f6; padding: .5rem; font-size: 13px; }
+table.claims th { position: sticky; top: 0; background: #fff; }
+table.claims td:first-child { font-family: ui-monospace, monospace; font-size: 14px; white-space: nowrap; }
+td.number { text-align: right; }
+summary { cursor: pointer; } pre { overflow-x: auto; max-width: 34rem; background: #f6f6f6; padding: .5rem; font-size: 13px; }
 .verdict { font-weight: 600; white-space: nowrap; }
 """
 
@@ -132,18 +181,31 @@ def html_page(results: Sequence[Checked]) -> str:
     parts = ["<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
              '<meta name="viewport" content="width=device-width, initial-scale=1">',
              f"<title>The claims, recomputed</title><style>{_STYLE}</style></head><body>",
-             f"<h1>The claims, recomputed</h1><p>{html.escape(basis(results))}</p>"]
+             f"<h1>The claims, recomputed</h1><p>{html.escape(basis(results))}</p>",
+             f"<table><thead><tr>{_head(COUNTED)}</tr></thead><tbody>"]
+    for verdict, numbers in counts(results):
+        cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+        parts.append(f"<tr>{_verdict_cell(verdict, verdict)}{cells}</tr>")
+    parts.append("</tbody></table>")
     for title, chosen in by_source(results):
-        head = "".join(f"<th>{name}</th>" for name in HEADER)
-        parts += [f"<h2>{html.escape(title)}</h2>", f"<table><thead><tr>{head}</tr></thead><tbody>"]
+        parts += [f"<h2>{html.escape(title)}</h2>", f'<table class="claims"><thead><tr>{_head(HEADER)}</tr></thead><tbody>']
         parts += map(_row, chosen)
         parts.append("</tbody></table>")
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _head(names: Sequence[str]) -> str:
+    return "".join(f"<th>{name}</th>" for name in names)
+
+
+def _verdict_cell(verdict: Verdict, label: str) -> str:
+    return f'<td class="verdict" style="color: {COLOURS[verdict]}">{label}</td>'
 
 
 def _row(found: Checked) -> str:
     id, says, stated, computed, verdict, why = map(html.escape, _cells(found))
     name = "how" if found.claim.compute else "reference"
     how = f"<details><summary>{name}</summary><pre>{html.escape(found.claim.how)}</pre></details>" if found.claim.how else ""
+    computed = computed.replace("; ", "<br>") if found.claim.compute else computed
     return (f'<tr id="{id}"><td>{id}</td><td>{says}</td><td>{stated}</td><td>{computed}</td>'
-            f'<td class="verdict" style="color: {COLOURS[found.verdict]}">{verdict}</td><td>{why}{how}</td></tr>')
+            f"{_verdict_cell(found.verdict, verdict)}<td>{why}{how}</td></tr>")

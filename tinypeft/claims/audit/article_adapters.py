@@ -86,14 +86,13 @@ def _() -> Computed:
 @claim("a-adapter-between", "4. Adapter Modules", "statement",
        "adapters stand between the layers: in the 11 gaps of a model of 12 layers",
        stated="between layers of the frozen model", expects=11,
-       why="There are {n}, two in each layer, at {places}: where what attention or the feed-forward part found joins the "
-           "stream. Attention's adapter acts before the feed-forward part of the same layer reads. The article's own count of "
-           "two a layer fits only that.",
+       why="There are {n}, two in each layer: where what attention found joins the stream, and where what the feed-forward "
+           "part found does. Attention's adapter acts before the feed-forward part of the same layer reads. The article's own "
+           "count of two a layer fits only that.",
        correct="inside each layer, after its attention and after its feed-forward part")
 def _() -> Computed:
     paths = [layer.path for layer in twelve_layers().layers() if layer.path.startswith("transformer.h.")]
-    places = sorted({path.rpartition(".")[2] for path in paths})
-    return computed(len(paths), n=len(paths), places=" and ".join(places))
+    return computed(len(paths), n=len(paths))
 
 
 @claim("a-bitfit-formula", BITFIT, "formula", "only b is updated, W stays", stated="b trainable, W frozen", expects=0.0,

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.budget import base_parameters, format_bytes, memory, parse_quantity
+from tinypeft.budget import base_parameters, format_bytes, parse_quantity
 from tinypeft.budget.weights import dtype_bytes
 from tinypeft.claims.claim import Range, claim, editorial
 from tinypeft.claims.experiments import (
+    adapter_cost,
     all_choices,
     base_bytes,
     by_module,
@@ -43,8 +44,8 @@ def factor_bits() -> int:
 
 def training_bytes(adapter_dtype: str) -> float:
     """For each trained parameter: the weight, its gradient, and Adam's two means."""
-    needed = memory("llama-2-7b", lora(16), quantization=NF4, adapter_dtype=adapter_dtype)
-    return sum(needed.parts[name] for name in ("adapter weights", "gradients", "optimizer states")) / needed.trainable
+    needed = training("llama-2-7b", 16, adapter_dtype=adapter_dtype)
+    return adapter_cost(needed) / needed.trainable
 
 
 def ulora_layer(vector: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

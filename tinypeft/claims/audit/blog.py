@@ -230,7 +230,7 @@ def _() -> Computed:
         return max(largest(peft_model.get_base_model().get_submodule(name)(x).data - toy_llama().get_submodule(name)(x).data)
                    for name in names)
 
-    return under({"q (this post)": change(["q_proj"]), "q, v (Hu et al.; PEFT's default)": change(None),
+    return under({"q (this post)": change(["q_proj"]), "q, v (Hu et al., PEFT's default)": change(None),
                   "q, k, v, o": change(QKVO), "all linear layers (QLoRA)": change(LINEAR)})
 
 

@@ -106,7 +106,7 @@ def _() -> Computed:
         all_sizes = sizes | {"LoRA": count_with_biases(method)}
         return tuple(sorted(all_sizes, key=lambda name: -all_sizes[name]))
 
-    return under({"width 64; r=8 on q, k, v, o; 20 tokens": order(lora(8)), "r=4 on q, k, v, o": order(lora(4)),
+    return under({"adapters of width 64, r=8 on q, k, v, o, 20 tokens": order(lora(8)), "r=4 on q, k, v, o": order(lora(4)),
                   "r=16 on all linear layers": order(lora(16, LINEAR))})
 
 

@@ -84,7 +84,7 @@ def _() -> Computed:
 
 
 @claim("d-ex2-act", EX2 + ", activations", "memory", "the activations of one row take about 0.5 GB", stated="~0.5 GB",
-       why="The document gives no number of tokens. 0.5 GB are what a row of {enough:,} leaves at the entries of the layers, "
+       why="The document gives no number of tokens. 0.5 GB are what a row of {enough:,} leaves between the layers, "
            "with gradient checkpointing; 2,048 tokens need {checkpointed}, without checkpointing {whole}.",
        correct="{checkpointed} for 2,048 tokens with checkpointing, {whole} without")
 def _() -> Computed:

@@ -12,7 +12,7 @@ from tinypeft.claims.claim import Range, claim
 from tinypeft.claims.experiments import adapters_of_7b, base_bytes, counts, full_training, share
 from tinypeft.claims.judge import Computed, computed, under
 from tinypeft.claims.measures import relative
-from tinypeft.claims.settings import NF4, PREFIX20, PROMPT20, WIDTH_64, lora
+from tinypeft.claims.settings import NF4, NF4_EXACT, PREFIX20, PROMPT20, WIDTH_64, lora
 from tinypeft.claims.small_models import as_if_trained, largest, logits, small_gpt2, small_llama, token_ids
 from tinypeft.nn import CausalLM
 from tinypeft.peft import BottleneckConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
@@ -91,7 +91,7 @@ def _() -> Computed:
 
 def quantized_with_change(share: float) -> PeftModel:
     """A small 4-bit model with a LoRA update of one matrix, whose root mean square is this share of the matrix's."""
-    model = replace_with_bnb_linear(small_llama(1, width=128), NF4)
+    model = replace_with_bnb_linear(small_llama(1, width=128), NF4_EXACT)
     peft_model = as_if_trained(get_peft_model(model, lora(8, ["q_proj"])))
     layer = lora_layer(peft_model)
     W, change = layer.base_layer.weight.values(), layer.delta_weight("default")

@@ -142,7 +142,7 @@ def _() -> Computed:
 
 
 @claim("b-p2-loraplus", "Practice 2", "property", "LoRA+ has a small learning rate for A and a large one for B",
-       stated="A (small LR) and B (large LR)", expects=Range(low=np.nextafter(1.0, 2.0)),
+       stated="A (small LR) and B (large LR)", expects=Range(above=1), unit="x",
        why="How much further a step of LoRA+ may move a number of B than one of A, with the ratio of 16 that its paper "
            "recommends; measured on a toy model whose B is no longer zero, as A has no gradient before.",
        correct="LoRA+ uses a larger learning rate for B than for A")
@@ -211,8 +211,9 @@ editorial("b-p3-expressive", "Practice 3", "statement", "adapters are more expre
        stated="most weights are frozen", expects="0 %", unit="%",
        why="The share of the adapted matrices' numbers that differ from the pretrained ones. Beside the base, the adapter "
            "leaves them alone and can be taken out again; merged, it changes every one. What then limits forgetting is the "
-           "change's rank, {r}, and its size.",
-       correct="LoRA reduces forgetting: the change has a low rank, and until it is merged the base can be restored")
+           "change's rank, {r}, and its size. (How much is forgotten is measured for a-forgetting-prevention.)",
+       correct="LoRA's change has a low rank, and until it is merged the base can be restored; how much the adapted model "
+               "forgets depends on its training")
 def _() -> Computed:
     model = toy_lora(lora(2), trained=True)
     layers: list[Any] = [layer for layer in model.layers() if isinstance(layer.base_layer, Linear)]
