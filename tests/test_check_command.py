@@ -92,10 +92,11 @@ def test_text_is_escaped_in_tables_and_pages():
 def test_a_statement_that_is_no_number_says_when_it_holds(capsys):
     assert {id: CLAIMS[id].holds_if for id in (
         "a-storage-efficiency", "d-adapter-latency", "d-p5-less", "a-llama2-max", "a-lora-1000-factors", "a-prefix-shape",
-        "d-nf4-enterprise", "b-print-all", "b-p1-ab", "c-ref-lora", "b-r-more")} == {
+        "d-nf4-enterprise", "b-print-all", "b-p1-ab", "c-ref-lora", "b-r-more", "d-init")} == {
             "a-storage-efficiency": "at most 1 %", "d-adapter-latency": "from 1 % to 3 %", "d-p5-less": "less than 1x",
             "a-llama2-max": "within 2 % of 70,000,000,000", "a-lora-1000-factors": "8,000", "a-prefix-shape": "20 x 4096",
-            "d-nf4-enterprise": "True", "b-print-all": "", "b-p1-ab": "", "c-ref-lora": "", "b-r-more": "more than 0"}
+            "d-nf4-enterprise": "True", "b-print-all": "", "b-p1-ab": "", "c-ref-lora": "", "b-r-more": "more than 0",
+            "d-init": "0, but for rounding"}
     run_check(["d-p5-less"])
     assert re.search(r"holds if +less than 1x", capsys.readouterr().out)
     [found] = [check(CLAIMS["d-p5-less"])]

@@ -83,6 +83,8 @@ class Claim:
             return self.expects.words(self.unit)
         shown = format_value(self.expects.value, self.expects.unit) if isinstance(self.expects, Quantity) else format_value(
             self.expects, self.unit)
+        if isinstance(self.expects, float):
+            shown += ", but for rounding"
         if self.about:
             return f"within {format_value(self.about, '%')} of {shown}"
         return "" if _is_written(self.stated) and parse_quantity(self.stated) == self.expects else shown

@@ -50,7 +50,7 @@ def verdict_label(found: Checked) -> str:
     return str(found.verdict) if found.fresh else f"{found.verdict}{RECORDED}"
 
 
-def stated(found: Checked) -> str:
+def stated_as(found: Checked) -> str:
     """What the document states; and what that is taken to mean, where it is no number that a computed one could equal."""
     entry = found.claim
     return f"{entry.stated} [holds if: {entry.holds_if}]" if entry.holds_if else entry.stated
@@ -145,7 +145,7 @@ HEADER = ("claim", "what is claimed", "stated", "computed", "verdict", "why, and
 
 def _cells(found: Checked) -> tuple[str, ...]:
     why = " ".join(filter(None, [found.why, found.correct and f"Right: {found.correct}"]))
-    return found.claim.id, found.claim.says, stated(found), found.computed or "–", verdict_label(found), why
+    return found.claim.id, found.claim.says, stated_as(found), found.computed or "–", verdict_label(found), why
 
 
 def markdown(results: Sequence[Checked]) -> str:
@@ -166,13 +166,16 @@ def markdown(results: Sequence[Checked]) -> str:
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1a1a1a; }
 table { border-collapse: collapse; margin-bottom: 2rem; }
-table.claims { width: 100%; }
+table.claims { width: 100%; min-width: 60rem; table-layout: fixed; overflow-wrap: anywhere; }
+table.claims th:nth-child(1) { width: 10%; } table.claims th:nth-child(2) { width: 15%; }
+table.claims th:nth-child(3) { width: 12%; } table.claims th:nth-child(4) { width: 15%; }
+table.claims th:nth-child(5) { width: 9%; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #ddd; }
 table.claims th { position: sticky; top: 0; background: #fff; }
-table.claims td:first-child { font-family: ui-monospace, monospace; font-size: 14px; white-space: nowrap; }
+table.claims td:first-child { font-family: ui-monospace, monospace; font-size: 14px; }
 td.number { text-align: right; }
-summary { cursor: pointer; } pre { overflow-x: auto; max-width: 34rem; background: #f6f6f6; padding: .5rem; font-size: 13px; }
-.verdict { font-weight: 600; white-space: nowrap; }
+summary { cursor: pointer; } pre { overflow-x: auto; background: #f6f6f6; padding: .5rem; font-size: 13px; }
+.verdict { font-weight: 600; }
 """
 
 
@@ -204,6 +207,7 @@ def _verdict_cell(verdict: Verdict, label: str) -> str:
 
 def _row(found: Checked) -> str:
     id, says, stated, computed, verdict, why = map(html.escape, _cells(found))
+    stated = stated.replace(" [holds if", "<br>[holds if")
     name = "how" if found.claim.compute else "reference"
     how = f"<details><summary>{name}</summary><pre>{html.escape(found.claim.how)}</pre></details>" if found.claim.how else ""
     computed = computed.replace("; ", "<br>") if found.claim.compute else computed

@@ -85,7 +85,7 @@ def _() -> Computed:
 
 
 @claim("a-forgetting-prevention", ENTER, "property", "a model adapted with PEFT has forgotten nothing: its loss on what it "
-       "knew does not rise", stated="prevents", expects=Range(high=1e-9),
+       "knew does not rise", stated="prevents", expects=Range(high=0),
        why="The bundled model of surnames was adapted with LoRA (r=8) to names spelled backwards. With the adapter its loss on "
            "names that it knew goes from {before:.2f} to {after:.2f} nats a token, as it does when all weights are trained "
            "({full:.2f}); switch it off, and nothing has changed. What is safe is the base, not the adapted model.",
