@@ -99,6 +99,7 @@ def test_every_method_on_gpt2(method, checkpointing):
     compare(GPT2, METHODS[method], None, 2, 128, checkpointing, within=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("method", ["full", "lora", "ia3", "houlsby", "prefix", "prompt"])
 def test_methods_on_llama(method, checkpointing):
