@@ -89,7 +89,7 @@ def _() -> Computed:
        why="There are {n}, two in each layer: where what attention found joins the stream, and where what the feed-forward "
            "part found does. Attention's adapter acts before the feed-forward part of the same layer reads. The article's own "
            "count of two a layer fits only that.",
-       correct="inside each layer, after its attention and after its feed-forward part")
+       correct="Adapters stand inside each layer, after its attention and after its feed-forward part.")
 def _() -> Computed:
     paths = [layer.path for layer in twelve_layers().layers() if layer.path.startswith("transformer.h.")]
     return computed(len(paths), n=len(paths))
@@ -114,7 +114,8 @@ def _() -> Computed:
        stated="~0.1% (7M)", expects="0.1%",
        why="No model of this size comes near: the biases of a layer grow with its width d, its weights with d², so that their "
            "share falls. 0.1% is that of a small model ({small:.3%} in GPT-2 small). Llama has none at all.",
-       correct="About {opt:.2%} ({n:,}) where a 7B model has all biases, {qwen:.4%} in Qwen2-7B, which has few; none in Llama")
+       correct="Biases are about {opt:.2%} ({n:,}) where a 7B model has all biases, {qwen:.4%} in Qwen2-7B, which has few; "
+               "none in Llama.")
 def _() -> Computed:
     shares = {title: bias_share(model) for title, model in {
         "Llama-2-7B": "llama-2-7b", "OPT-6.7B": "opt-6.7b", "Pythia-6.9B": "pythia-6.9b", "Qwen2-7B": "qwen2-7b"}.items()}

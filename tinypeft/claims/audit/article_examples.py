@@ -106,7 +106,7 @@ def _() -> Computed:
        why="Neither the model nor the matrices are named. Of {n} choices of matrices, each taken in all layers of a model "
            "that is called 7B, only those round to 3M that adapt a single narrow one: {fitting}. Usual choices train more: q "
            "and v of Llama-2-7B have {qv:,}, and the smallest choice there has {least:,}.",
-       correct="r=16 trains {qv:,} parameters on q and v of Llama-2-7B, {linear:,} on all linear layers")
+       correct="r=16 trains {qv:,} parameters on q and v of Llama-2-7B, {linear:,} on all linear layers.")
 def _() -> Computed:
     sizes = {title: by_module(model, 16) for title, model in {
         "Llama-2-7B": "llama-2-7b", "OPT-6.7B": "opt-6.7b", "Pythia-6.9B": "pythia-6.9b", "Qwen2-7B": "qwen2-7b"}.items()}
@@ -147,7 +147,7 @@ editorial("a-ex1-acc", MEDICAL, "statement", "LoRA reaches 96% of full fine-tuni
 @claim("a-ex2-prefix-1.5m", LEGAL, "parameter-count", "a prefix of 50 tokens trains 1.5M parameters", stated="1.5M",
        why="The model is not named. None of {n} well-known decoders has such a prefix. Without grouped "
            "queries 1.5M would need a product of layers and width of {product:,.0f}, and GPT-2 small has {small:,}.",
-       correct="50 tokens are {gpt2:,} parameters in GPT-2 small, {llama:,} in Llama-2-7B")
+       correct="50 tokens are {gpt2:,} parameters in GPT-2 small, {llama:,} in Llama-2-7B.")
 def _() -> Computed:
     decoders = [name for name in CATALOG if name != "t5-xxl"]
     found = {CATALOG[name].title: counts(name, PrefixTuningConfig(num_virtual_tokens=50)).trainable for name in decoders}
@@ -160,7 +160,7 @@ def _() -> Computed:
 @claim("a-ex3-adapters-2m", MULTILINGUAL, "parameter-count", "a language's adapters have 2M parameters", stated="2M",
        why="The width of the bottleneck is not given. In Llama-2-7B, with two adapters in a layer, it would have to be "
            "{width}; usual widths have more, 64 for one {usual:,}.",
-       correct="{found:,} at width {width} in Llama-2-7B, {usual:,} at width 64")
+       correct="Adapters of width {width} in Llama-2-7B have {found:,} parameters, those of width 64 {usual:,}.")
 def _() -> Computed:
     sizes = {m: counts("llama-2-7b", BottleneckConfig(reduction_factor=4096 // m)).trainable for m in (2, 4, 8, 16, 32, 64)}
     width = min(sizes, key=lambda m: abs(sizes[m] - 2e6))
@@ -170,7 +170,7 @@ def _() -> Computed:
 @claim("a-ex3-prompt-20k", MULTILINGUAL, "parameter-count", "the shared prompt has 20K parameters", stated="20K",
        why="Neither the number of tokens nor the model is given. In a model that is 4,096 wide it is {tokens:.1f} tokens; a "
            "prompt of 20 has {usual:,} parameters there.",
-       correct="{fitting} are about 20K parameters")
+       correct="{fitting} are about 20K parameters.")
 def _() -> Computed:
     sizes = {f"{p} tokens of {CATALOG[name].title}": counts(name, PromptTuningConfig(num_virtual_tokens=p)).trainable
              for name in ("gpt2", "gpt2-medium", "llama-2-7b") for p in (5, 10, 20, 50, 100)}

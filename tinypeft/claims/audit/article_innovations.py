@@ -83,7 +83,7 @@ def _() -> Computed:
        why="The article does not say which. PEFT puts float32 factors on a quantized base unless told otherwise, and so does "
            "this library. The paper trains them in bfloat16, which has 16 bits. With Adam's means in float32 that is "
            "{full:.0f} or {half:.0f} bytes for each parameter.",
-       correct="16 bits (bfloat16) in the paper; 32 by default in PEFT")
+       correct="The adapter's numbers have 16 bits (bfloat16) in QLoRA's paper, and 32 by default in PEFT.")
 def _() -> Computed:
     return under({"PEFT's and this library's default": factor_bits(), "in the paper": 8 * dtype_bytes("bfloat16")},
                  full=training_bytes("float32"), half=training_bytes("bfloat16"))
@@ -130,7 +130,7 @@ def _() -> Computed:
        about=0.05,  # a round number, whose share of 0.03% is no more exact
        why="It depends on the adapted matrices, which are not named: q alone, or o alone, of Llama-2-70B has {q:,}; q, k, v "
            "and o have {qkvo:,}, all linear layers {linear:,}.",
-       correct="{q:,} on q alone, {qkvo:,} on q, k, v and o, {linear:,} on all linear layers")
+       correct="r=16 trains {q:,} on q alone, {qkvo:,} on q, k, v and o, {linear:,} on all linear layers.")
 def _() -> Computed:
     choices = all_choices(by_module("llama-2-70b", 16))
     return searched(choices, q=choices["q"], qkvo=choices["q, k, v, o"], linear=max(choices.values()))

@@ -65,7 +65,7 @@ def _() -> Computed:
 @claim("a-llama2-max", CHALLENGE, "parameter-count", "the largest Llama 2 has 70 billion parameters", stated="70B",
        about=0.02,  # a model's name is a round number
        why="It has {n:,}, {billions:.0f} billion: {off:.1%} below its name, which is a round number.",
-       correct="{n:,} parameters")
+       correct="The largest Llama 2 has {n:,} parameters.")
 def _() -> Computed:
     n = base_parameters("llama-2-70b")
     return computed(n, n=n, billions=n / 1e9, off=1 - n / 70e9)

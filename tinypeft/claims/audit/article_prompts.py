@@ -74,7 +74,7 @@ def _() -> Computed:
 @claim("a-prompt-7b-pct", PROMPT_EXAMPLE, "parameter-count", "these 15,360 are 0.0002% of a 7B model", stated="0.0002%",
        why="15,360 of 7 billion is {arithmetic:.5%}, so the division is right, but its two numbers belong to different models: "
            "width 768 is GPT-2 small's; a 7B model is 4,096 wide, and its 20 tokens are {n:,} parameters.",
-       correct="20 tokens are {n:,} parameters of Llama-2-7B, {large:.4%}, or 15,360 of GPT-2 small, {small:.4%}")
+       correct="20 tokens are {n:,} parameters of Llama-2-7B, {large:.4%}, or 15,360 of GPT-2 small, {small:.4%}.")
 def _() -> Computed:
     small, large = share("gpt2", PROMPT20), share("llama-2-7b", PROMPT20)
     return under({"Llama-2-7B, width 4,096": large, "GPT-2 small, width 768": small}, small=small, large=large,

@@ -187,7 +187,7 @@ def _() -> Computed:
        why="In multiplications they are small. In time they are not where the batch is: they are computed after the layer, and "
            "have to be waited for. Hu et al. (2021, table 1) measured {merged} and {adapters} ms for one row of 128 tokens in "
            "GPT-2 medium.",
-       correct="Few multiplications ({work:.1%} at width 64 in a 7B model), but much latency in small batches")
+       correct="Adapters add few multiplications ({work:.1%} at width 64 in a 7B model), but much latency in small batches.")
 def _() -> Computed:
     work, (merged, _, adapters) = share("llama-2-7b", WIDTH_64), LATENCY[ONE_ROW]
     chain = depth(get_peft_model(small_llama(), SMALL_ADAPTERS)) / depth(small_llama()) - 1

@@ -114,7 +114,7 @@ def _() -> Computed:
        why="Merged, none. Beside the weights, as it has to be where several adapters are served, or on a quantized base, it "
            "multiplies: r=16 on all linear layers of Llama-2-7B adds {share:.2%}, in two more products for each of 7 matrices "
            "a layer.",
-       correct="None when merged; otherwise 2r(d + k) operations a token for each matrix")
+       correct="LoRA has no overhead when merged; otherwise 2r(d + k) operations a token for each matrix.")
 def _() -> Computed:
     peft_model = as_if_trained(get_peft_model(small_llama(), lora(4, LINEAR)))
     merged, beside = peft_model.merge_and_unload(), share("llama-2-7b", lora(16, LINEAR))
@@ -126,7 +126,7 @@ def _() -> Computed:
        stated="None", expects="0 MB",
        why="20 tokens on Llama-2-7B hold {cache} of keys and values for each sequence, and every token attends to them in "
            "every layer: {work:.3%} more multiplications. A prefix cannot be merged.",
-       correct="Small, but always there: the cache and the attention of p further tokens")
+       correct="The overhead is small, but always there: the cache, and the attention to p further tokens.")
 def _() -> Computed:
     cache = memory("llama-2-7b", training=False, tokens=20).parts["key-value cache"]
     return computed(cache, cache=format_bytes(cache, 1), work=share("llama-2-7b", PREFIX20))
@@ -145,7 +145,7 @@ def _() -> Computed:
        stated="Low", expects=Range(high=0.05), unit="%",
        why="In multiplications, and in time where the batch is large enough to keep a GPU busy; not for single short texts. "
            "Times are those of GPT-2 medium with two adapters a layer, in Hu et al. (2021, table 1).",
-       correct="Low in large batches, up to about a third in small ones")
+       correct="The overhead of adapters is low in large batches, up to about a third in small ones.")
 def _() -> Computed:
     return under({"multiplications, width 64 in Llama-2-7B": share("llama-2-7b", WIDTH_64),
                   **{f"time, {case}": slowdown(case, adapters=2) for case in LATENCY}})
@@ -177,7 +177,8 @@ def _() -> Computed:
 
 editorial("c-ref-lora", REFERENCES, "statement", "LoRA appeared at ICLR 2021", Verdict.CORRECTED, stated="ICLR 2021",
           reference="Hu et al., LoRA, arXiv 2106.09685 of June 2021; International Conference on Learning Representations 2022",
-          why="The preprint came out after ICLR 2021 was over.", correct="ICLR 2022 (arXiv 2021)")
+          why="The preprint came out after ICLR 2021 was over.",
+          correct="LoRA appeared at ICLR 2022; its preprint is of 2021.")
 
 editorial("c-ref-others", REFERENCES, "statement", "the other five references", Verdict.CONFIRMED,
           stated="Houlsby ICML 2019, Li & Liang ACL 2021, Lester EMNLP 2021, Zaken ACL 2022, QLoRA NeurIPS 2023",

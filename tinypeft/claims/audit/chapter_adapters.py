@@ -33,7 +33,7 @@ def stream_and_sublayer() -> tuple[Tensor, Tensor]:
 @claim("d-std-block", BLOCK, "formula", "a block adds what attention makes of x to x", stated="x + Attention(x)", expects=0.0,
        why="GPT-2 and Llama are pre-norm: attention reads the normed stream. The arrow in front of the formula has the "
            "LayerNorm, the formula has lost it. With it the difference is {with_norm:.1g}.",
-       correct="x + Attention(LayerNorm(x)), and x + FFN(LayerNorm(x)) after it")
+       correct="A block computes x + Attention(LayerNorm(x)), and with the FFN the same after it.")
 def _() -> Computed:
     model, (x, _) = small_gpt2(), stream_and_sublayer()
     block = model.transformer.h[0]
@@ -90,7 +90,7 @@ def _() -> Computed:
 
 @claim("d-adapter-33m", COUNT, "parameter-count", "d = 4096, r = 64, L = 32 gives about 33M", stated="~33M", about=0.02,
        why="{weights:,}, which rounds to {rounded:.0f}M; with the biases {both:,}. Of Llama-2-7B that is {share:.2%}.",
-       correct="{weights:,}, or {both:,} with the biases")
+       correct="The weights are {weights:,}, with the biases {both:,}.")
 def _() -> Computed:
     weights, biases = adapters_of_7b()
     return computed(weights, weights=weights, rounded=weights / 1e6, both=weights + biases, share=share("llama-2-7b", WIDTH_64))
@@ -101,7 +101,7 @@ def _() -> Computed:
        why="Adapters of width 64 add {flops:.1%} of multiplications to a 7B model. What takes the time is that they are "
            "computed after the layer, not beside it: LoRA's paper (Hu et al. 2021, table 1) times GPT-2 medium. A large batch "
            "hides the small layers, a single short row does not.",
-       correct="From {least:.0%} in large batches to {most:.0%} for a single short row, as measured there")
+       correct="Adapters cost from {least:.0%} in large batches to {most:.0%} for a single short row, as measured there.")
 def _() -> Computed:
     times = {f"{case}, {adapters} a layer": slowdown(case, adapters) for case in LATENCY for adapters in (1, 2)}
     return under(times, flops=adapters_of_7b()[0] / base_parameters("llama-2-7b"), least=min(times.values()),
@@ -112,8 +112,7 @@ def _() -> Computed:
        expects=Range(low=0.01), unit="%",
        why="The best affine map leaves this much of an adapter's output unexplained: a matrix cannot do what the nonlinearity "
            "does. Being sequential is not the reason. Without the nonlinearity the rest is {linear:.1g}, and the two matrices "
-           "could be multiplied into the one before them.",
-       correct="Adapters cannot be merged because they are not linear")
+           "could be multiplied into the one before them.")
 def _() -> Computed:
     peft_model = as_if_trained(get_peft_model(small_gpt2(), BottleneckConfig(reduction_factor=4)))
     adapter = peft_model.layers()[0].get_submodule("adapters.default")

@@ -64,7 +64,7 @@ def largest_rank(modules: str) -> int:
 @claim("d-ex2-base", EX2 + ", NF4 base model", "memory", "13B in NF4 take 6.5 GB", stated="6.5 GB",
        why="6.5 GB are 13 billion times half a byte. The block constants come on top, {bits:.3f} bits a weight in all with "
            "double quantization, and the token table and the head stay in 16 bits.",
-       correct="{double} with double quantization, {plain} without")
+       correct="13B in NF4 take {double} with double quantization, {plain} without.")
 def _() -> Computed:
     double, plain = base_bytes("llama-2-13b"), base_bytes("llama-2-13b", "nf4, float32 constants")
     _, state = quantize_4bit(np.ones(2**18, np.float32), compress_statistics=True)
@@ -76,7 +76,7 @@ def _() -> Computed:
        stated="~0.3 GB",
        why="{count:,} parameters on q, k, v and o, each with 2 bytes of weight, 2 of gradient and 8 of AdamW's means. On all "
            "linear layers it is {linear}.",
-       correct="{qkvo} on q, k, v and o")
+       correct="Adapter and optimizer take {qkvo} on q, k, v and o.")
 def _() -> Computed:
     budget = qlora_13b(16)
     return computed(adapter_cost(budget), count=budget.trainable, qkvo=format_bytes(adapter_cost(budget)),
@@ -86,7 +86,7 @@ def _() -> Computed:
 @claim("d-ex2-act", EX2 + ", activations", "memory", "the activations of one row take about 0.5 GB", stated="~0.5 GB",
        why="The document gives no number of tokens. 0.5 GB are what a row of {enough:,} leaves between the layers, "
            "with gradient checkpointing; 2,048 tokens need {checkpointed}, without checkpointing {whole}.",
-       correct="{checkpointed} for 2,048 tokens with checkpointing, {whole} without")
+       correct="The activations take {checkpointed} for 2,048 tokens with checkpointing, {whole} without.")
 def _() -> Computed:
     def activations(tokens: int, checkpointing: bool = True) -> float:
         return qlora_13b(16, tokens=tokens, checkpointing=checkpointing).parts["activations"]
@@ -112,7 +112,7 @@ def _() -> Computed:
        stated="a few hundred MB", expects=Range(0.2 * GB, 0.5 * GB), unit="GB",
        why="The weights alone grow by {weights}, and each of them is trained: gradients and AdamW's means take five times as "
            "much again.",
-       correct="{all} more in training, of which {weights} are weights")
+       correct="r = 256 adds {all} in training, of which {weights} are weights.")
 def _() -> Computed:
     small, large = qlora_13b(16), qlora_13b(256)
     more, weights = (get(large) - get(small) for get in (adapter_cost, lambda budget: budget.parts["adapter weights"]))
@@ -121,7 +121,7 @@ def _() -> Computed:
 
 @claim("d-ex2-268m", EX2 + ", 8.4M x (256/8)", "parameter-count", "r = 256 has 268M parameters in the 13B model", stated="268M",
        why="8.4M is the count for 7B, from Example 1; times 32 it is {seven:,}. 13B has 40 layers of width 5120.",
-       correct="{qkvo:,} on q, k, v and o")
+       correct="r = 256 has {qkvo:,} parameters on q, k, v and o of the 13B model.")
 def _() -> Computed:
     qkvo = qlora_13b(256).trainable
     return under({"q, k, v, o": qkvo, "all linear": qlora_13b(256, "all linear").trainable}, qkvo=qkvo,
@@ -130,7 +130,7 @@ def _() -> Computed:
 
 @claim("d-ex2-05gb", EX2 + ", 268M params", "memory", "adapters of r = 256 take 0.5 GB", stated="0.5 GB",
        why="0.5 GB are 268M parameters in 16 bits. The 13B model's adapter has {count:,}, and they are trained.",
-       correct="{weights} of weights, {all} with gradients and AdamW's means")
+       correct="Adapters of r = 256 take {weights} of weights, {all} with gradients and AdamW's means.")
 def _() -> Computed:
     budget = qlora_13b(256)
     weights, trained = budget.parts["adapter weights"], adapter_cost(budget)
@@ -141,7 +141,7 @@ def _() -> Computed:
 @claim("d-ex2-under8", EX2 + ", total at r = 256", "memory", "the total at r = 256 is under 8 GB", stated="< 8 GB",
        expects=Range(high=8 * GB), unit="GB",
        why="Gradients and optimizer states of the adapter were left out: {all} instead of 0.5 GB.",
-       correct="{real} at 2,048 tokens")
+       correct="The total at r = 256 is {real} at 2,048 tokens.")
 def _() -> Computed:
     budget = qlora_13b(256)
     return under({"its own base and activations": ITS_BASE + adapter_cost(budget) + ITS_ACTIVATIONS,
@@ -160,7 +160,7 @@ def _() -> Computed:
        stated="r=256", expects=256,
        why="The question is not answered. The card is full when the adapter's 12 bytes a parameter have filled what the base "
            "and one row of 2,048 tokens leave: {rate:.1f} MB for each unit of rank on q, k, v and o.",
-       correct="{qkvo} on q, k, v and o, {linear} on all linear layers")
+       correct="The largest rank is {qkvo} on q, k, v and o, {linear} on all linear layers.")
 def _() -> Computed:
     ranks = {modules: largest_rank(modules) for modules in MODULES}
     return under(ranks, qkvo=ranks["q, k, v, o"], linear=ranks["all linear"],
@@ -171,7 +171,7 @@ def _() -> Computed:
        unit="GB", stated="Memory is NOT the bottleneck for rank",
        why="On q, k, v and o there is room up to r = {qkvo}, on all linear layers up to {linear}. The matrices themselves "
            "would allow 5120.",
-       correct="At usual ranks, up to 64, memory is no limit; it is one at a few hundred")
+       correct="At usual ranks, up to 64, memory is no limit; it is one at {linear} on all linear layers.")
 def _() -> Computed:
     return under({f"r={r}, {modules}": qlora_13b(r, modules).total for r in (64, 256, 512)
                   for modules in MODULES},
@@ -214,7 +214,7 @@ def _() -> Computed:
 @claim("d-ex3-rank", EX3 + ", the matrices", "shape", "A = [[0.1, 0.2]] and B = [[0.3], [0.4]] have rank r = 2", stated="r = 2",
        expects=2,
        why="A is 1 x 2 and B 2 x 1: r is the number of A's rows, and the rank of BA. So alpha/r is 1, not 1/2.",
-       correct="r = 1, and the output is [{first:.4g}, {second:.4g}]")
+       correct="The rank is r = 1, and the output is [{first:.4g}, {second:.4g}].")
 def _() -> Computed:
     first, second = output(1.0)
     return computed(rank(by_hand().delta_weight("default")), first=first, second=second)
@@ -231,7 +231,7 @@ def _() -> Computed:
 @claim("d-ex3-pct", EX3 + ", change", "formula", "that is a change of about 1.5 %", stated="~1.5 %",
        why="1.5 % is the change of the first number, the larger of the two; the second's is {second:.3%}, and the whole output "
            "changes by {length:.2%} of its length.",
-       correct="The output changes by {length:.2%} of its length, its first number by {first:.1%}")
+       correct="The output changes by {length:.2%} of its length, its first number by {first:.1%}.")
 def _() -> Computed:
     base = np.array([3.0, 7.0])
     change = output(0.5) - base

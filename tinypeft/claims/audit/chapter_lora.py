@@ -53,7 +53,7 @@ def _factor(r: int, alpha: float) -> float:
        why="How the largest learning rate at which gradient descent on B is stable changes when alpha grows: by 1 / s^2 with "
            "s = alpha/r, as the factor is in the output and again in the gradient. The larger alpha, the smaller the steps "
            "that training can bear.",
-       correct="Raising alpha by a factor lowers the largest stable learning rate of gradient descent by its square")
+       correct="Raising alpha by a factor lowers the largest stable learning rate of gradient descent by its square.")
 def _() -> Computed:
     at_r = largest_stable_rate(alpha=2)
     return under({f"alpha = {times}r": largest_stable_rate(alpha=2 * times) / at_r for times in (2, 4)})
@@ -63,7 +63,7 @@ def _() -> Computed:
        stated="α acts as a learning-rate multiplier", expects=2.0, unit="x",
        why="How much larger the first change of a weight is with alpha doubled. A learning rate would double it with either "
            "optimizer; alpha doubles it under Adam, and squares the factor under SGD.",
-       correct="A multiplier under Adam; under SGD its square")
+       correct="alpha/r is a multiplier of the first change under Adam; under SGD its square is.")
 def _() -> Computed:
     return under({name: growth_of_first_change(name) for name in ("Adam", "SGD")})
 
@@ -72,8 +72,7 @@ def _() -> Computed:
        stated="B: ZEROS, so BA = 0", expects=0.0,
        why="The largest difference in the logits of the bundled model of surnames, with LoRA on all linear layers. (peft draws "
            "A from a uniform distribution.) In the first step A's gradient is {A:g}, as it passes through B; B's is up to "
-           "{B:.1g}.",
-       correct="exactly as the pretrained model")
+           "{B:.1g}.")
 def _() -> Computed:
     ids, found, gradients = np.arange(3, 25).reshape(2, 11), {}, {"lora_A": 0.0, "lora_B": 0.0}
     for title, start in (("A Gaussian", "gaussian"), ("A uniform", True)):
@@ -94,7 +93,8 @@ editorial("d-intrinsic-hundreds", LORA + ", why low rank works", "property",
           why="The paper's abstract has about 200 dimensions for RoBERTa on MRPC, at 90 % of the full performance. The number "
               "depends on the task, the model, and on how much performance is asked for; smaller models and larger tasks need "
               "thousands.",
-          correct="From hundreds to many thousands, by task and model; far below the parameter count")
+          correct="The intrinsic dimension goes from hundreds to many thousands, by task and model; far below the parameter "
+                  "count.")
 editorial("d-regularization", LORA + ", why low rank works", "statement",
           "a low rank is implicit regularization, which prevents overfitting", Verdict.DEPENDS,
           stated="a form of implicit regularization — it prevents overfitting",
@@ -102,9 +102,9 @@ editorial("d-regularization", LORA + ", why low rank works", "statement",
                     "such effect",
           why="Regularization is called implicit if nothing in the model states it. A rank of at most r is stated: a hard "
               "limit. It leaves fewer ways to overfit, and how few depends on r and on the data.",
-          correct="A low rank is an explicit limit on the change; it makes overfitting harder, it does not prevent it")
+          correct="A low rank is an explicit limit on the change; it makes overfitting harder, it does not prevent it.")
 editorial("d-ranks", LORA + ", common practice", "statement", "typical ranks are 4, 8, 16, 32, 64", Verdict.DEPENDS,
           stated="r ∈ {4, 8, 16, 32, 64}",
           reference="the document itself: its Summary says r=8-64",
           why="Two ranges on one page. Both are in use; neither comes with a model or a task.",
-          correct="Ranks from 4 to 64 are in common use")
+          correct="Ranks from 4 to 64 are in common use.")

@@ -25,7 +25,8 @@ PREFIX10 = PrefixTuningConfig(num_virtual_tokens=10)
        stated="p x d", expects=(20, 4096),
        why="A prefix stands among keys and values, and is as wide as they are. Where queries share key heads that is the "
            "number of key heads times their size, less than d.",
-       correct="p x (key heads · head size), which is p x d only where every query head has a key head of its own")
+       correct="A layer's prefix is p x (key heads · head size), which is p x d only where every query head has a key head of "
+               "its own.")
 def _() -> Computed:
     return under({"full attention (Llama-2-7B)": prefix_of_a_layer("llama-2-7b"),
                   "grouped queries (Llama-3-8B)": prefix_of_a_layer("llama-3-8b")})
@@ -49,7 +50,7 @@ def _() -> Computed:
 @claim("d-prefix-490k", COUNT, "parameter-count", "GPT-2 medium with p = 10 trains 2pdL parameters", stated="~490K", about=0.02,
        why="2 · 10 · 1024 · 24 = {count:,}, {share:.3%} of the model. The paper trains a small network that makes the prefix, "
            "and drops it afterwards: while training it has more.",
-       correct="{count:,}")
+       correct="The prefix has {count:,} parameters.")
 def _() -> Computed:
     return computed(counts("gpt2-medium", PREFIX10).trainable, count=counts("gpt2-medium", PREFIX10).trainable,
                     share=share("gpt2-medium", PREFIX10))
@@ -80,7 +81,7 @@ class Recorder(KeyValueCache):
            "prefix, the model says the same. A prefix in the first layer alone is not seen by the others. What is trained "
            "differs too: pd = {prompt:,} numbers or 2pdL = {prefix:,} for 4 tokens of this model.",
        correct="Prompt tuning trains p input vectors; they act like a prefix in every layer, whose keys and values the frozen "
-               "layers compute")
+               "layers compute.")
 def _() -> Computed:
     p, model = 4, small_llama()
     prompted = as_if_trained(get_peft_model(small_llama(), PromptTuningConfig(num_virtual_tokens=p)))
@@ -100,4 +101,4 @@ editorial("d-prompt-10b", PROMPT, "statement", "prompt tuning works best with mo
           reference="Lester et al. 2021, 2104.08691, figure 1: T5 from small (77M) to XXL (11B) on SuperGLUE",
           why="In that paper the gap to full fine-tuning narrows as T5 grows, and closes at 11B, the largest. It is one family "
               "of models on one benchmark, and shows no step at 10B.",
-          correct="The gap to full fine-tuning closes with size; in Lester et al. it was gone at 11B")
+          correct="The gap to full fine-tuning closes with size; in Lester et al. it was gone at 11B.")

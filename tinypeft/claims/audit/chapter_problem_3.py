@@ -37,7 +37,7 @@ def one_layer() -> int:
 @claim("d-p3-35", RUNNING + ", NF4 base", "memory", "70B in NF4 take 35 GB", stated="35 GB",
        why="Half a byte for each weight is not all: block constants, and 16 bits for the token table and the head. (That there "
            "are not quite 70 billion weights works the other way.)",
-       correct="{double} with double quantization, {plain} without")
+       correct="70B in NF4 take {double} with double quantization, {plain} without.")
 def _() -> Computed:
     double, plain = base_bytes(BASE), base_bytes(BASE, "nf4, float32 constants")
     return under({"double quantization": double, "float32 constants": plain}, double=format_bytes(double),
@@ -49,7 +49,7 @@ def _() -> Computed:
        why="These are the ways that keep the adapter: beside the 4-bit base, or merged into a 16-bit copy. Merged into 4 bits "
            "it does take nothing, but an update of 1.5 % of the weights comes out with an error of {lost:.2f} times itself: it "
            "is lost.",
-       correct="{beside} beside the base")
+       correct="The adapter takes {beside} beside the base.")
 def _() -> Computed:
     beside = qlora_70b().parts["adapter weights"]
     return under({"beside the base": beside, "merged in 16 bits": base_bytes(BASE, "16 bits") - base_bytes(BASE)},
@@ -59,7 +59,7 @@ def _() -> Computed:
 @claim("d-p3-140tmp", RUNNING + ", dequantization", "memory", "dequantizing on the fly takes about 140 GB", stated="~140 GB",
        why="A matrix is dequantized when it is used, and dropped: the largest takes {matrix}, all of a layer {layer}. The text "
            "itself goes on to say that it is one layer at a time. (And compute is not measured in GB.)",
-       correct="At most {matrix} at a time")
+       correct="Dequantizing takes at most {matrix} at a time.")
 def _() -> Computed:
     matrix = running().parts["dequantized weight"]
     return under({"largest matrix": matrix, "one layer": one_layer()}, matrix=format_bytes(matrix),
@@ -94,7 +94,7 @@ def _() -> Computed:
        stated="0.68 GB", about=0.03,
        why="{exact:.3f} GB for {count:,} parameters of 8 bytes; the document multiplies a number that it has rounded. peft "
            "keeps adapters in 32 bits unless told otherwise: {wide} for weights, gradients and means together.",
-       correct="{exact:.2f} GB")
+       correct="AdamW's two means take {exact:.2f} GB.")
 def _() -> Computed:
     budget = qlora_70b()
     wide = adapter_cost(qlora_70b(adapter_dtype="float32"))
@@ -106,7 +106,7 @@ def _() -> Computed:
        stated="~2-3 GB", expects=Range(2 * GB, 3 * GB), unit="GB",
        why="What enters each of the 80 layers takes that much, and with gradient checkpointing nothing else is kept, but for "
            "the layer that is computed again. The document does not mention checkpointing.",
-       correct="{checkpointed} with gradient checkpointing, {all} without")
+       correct="The activations take {checkpointed} with gradient checkpointing, {all} without.")
 def _() -> Computed:
     settings: dict[str, dict[str, Any]] = {"checkpointing": {}, "all kept": {"checkpointing": False},
                                            "all kept, attention scores too": {"checkpointing": False, "attention": "eager"}}
@@ -139,7 +139,7 @@ def _() -> Computed:
        "in the table, and 38 to 39 GB here", stated="~36 GB",
        why="The table leaves out gradients ({gradients}) and activations ({activations}), and has 0.5 GB of optimizer states "
            "instead of {means}.",
-       correct="{real} at 2,048 tokens with checkpointing")
+       correct="It takes {real} at 2,048 tokens with checkpointing.")
 def _() -> Computed:
     budget = qlora_70b()
     return under({"the problem's parts": its_total(), "the real model": budget.total},

@@ -56,7 +56,7 @@ def _() -> Computed:
        stated="Unlike full fine-tuning", expects=SOMETHING,
        why="Before its first step full fine-tuning is the pretrained model too: the logits differ by nothing, as with LoRA. "
            "What can start elsewhere is a module put in at random: LoRA with a random B is off by {random:.2g}.",
-       correct="At step 0 both are the pretrained model; what may differ is the way from there")
+       correct="At step 0 both are the pretrained model; what may differ is the way from there.")
 def _() -> Computed:
     base, model = logits(small_llama()), small_llama().requires_grad_().train(seed=0)
     random = get_peft_model(small_llama(), lora(4, init_lora_weights=False))
@@ -100,7 +100,7 @@ def mixed_batch_error(config: PeftConfig) -> float:
        why="LoRA does not have to be merged: beside the base it is swapped like an adapter, and not a number of the base "
            "changes. Requests for two tasks even go through in one batch, with a difference of {error:.1g} to one by one. To "
            "load, r = 8 on q, k, v and o of a 7B model is {lora}, an adapter of width 64 {adapter}.",
-       correct="Both are swapped without touching the base; merging LoRA is a choice, for when one task stays")
+       correct="Both are swapped without touching the base; merging LoRA is a choice, for when one task stays.")
 def _() -> Computed:
     return under({"base numbers changed by a swap of LoRA": touched(lora(4))}, error=mixed_batch_error(lora(4)),
                  lora=format_bytes(adapter_bytes("llama-2-7b", lora(8), "bfloat16"), 1),
@@ -111,7 +111,7 @@ def _() -> Computed:
        stated="full merged checkpoints per task", expects="100 %",
        why="A task is stored as A and B alone: {adapter} for r = 8 on q, k, v and o of Llama-2-7B, against {full} for a merged "
            "copy.",
-       correct="One base and, for each task, r(d + k) numbers for each adapted matrix")
+       correct="A task takes r(d + k) numbers for each adapted matrix, beside one base for all tasks.")
 def _() -> Computed:
     adapter, full = adapter_bytes("llama-2-7b", lora(8), "bfloat16"), 2 * base_parameters("llama-2-7b")
     return under({"stored for a task": adapter / full}, adapter=format_bytes(adapter, 1), full=format_bytes(full))
@@ -121,7 +121,7 @@ def _() -> Computed:
        stated="without touching the base weights", expects=0.0, unit="%",
        why="The share of the base's numbers that change. LoRA changes them only where it is merged, as the document concedes: "
            "an immutable base is no reason for one or the other.",
-       correct="Adapters always leave the base untouched, LoRA unless it is merged")
+       correct="Adapters always leave the base untouched, LoRA unless it is merged.")
 def _() -> Computed:
     return under({"adapters": touched(BottleneckConfig(reduction_factor=4)), "LoRA beside the base": touched(lora(4)),
                   "LoRA, merged": touched(lora(4), merge=True)})
@@ -153,7 +153,7 @@ def _() -> Computed:
 @claim("d-p5-13b", P5, "shape", "40 layers of width 4096 are a 13B model", stated="13B",
        why="With Llama's feed-forward width for 4096 there are {size:,} parameters. Llama-2-13B has {layers} layers of width "
            "{width}; a prefix of 20 tokens has {prefix:,} there, {share:.3%}.",
-       correct="40 layers of width {width}")
+       correct="A 13B model such as Llama-2-13B has {layers} layers of width {width}.")
 def _() -> Computed:
     config, prefix = build("llama-2-13b").config, counts("llama-2-13b", PREFIX20).trainable
     return computed(the_problems_model()[0], size=the_problems_model()[0], layers=config.num_hidden_layers,
@@ -164,7 +164,8 @@ def _() -> Computed:
        expects=Range(below=1), unit="x",
        why="A prefix of 20 tokens on Llama-2-13B, relative to LoRA on q, k, v and o. 2pdL and 8rdL are equal at p = 4r: r = 4 "
            "has {r4:,} parameters there, the prefix {prefix:,}. About 0.1 % is r = 8, {share:.3%}.",
-       correct="Less than LoRA on q, k, v and o where p is below 4r, with as many key heads as query heads")
+       correct="A prefix has fewer parameters than LoRA on q, k, v and o where p is below 4r, with as many key heads as query "
+               "heads.")
 def _() -> Computed:
     prefix = counts("llama-2-13b", PREFIX20).trainable
     sizes = {r: lora_counts("llama-2-13b", r).trainable for r in (4, 8, 16)}

@@ -45,7 +45,7 @@ BASE = "llama-2-70b"
        stated="W₀x + BAx", expects=0.0,
        why="The largest difference between a quantized layer with LoRA and the three steps done by hand, from the bytes of "
            "codes on. The order is right; the second step leaves out the factor alpha/r, which section 2 defines.",
-       correct="dequantize W0, compute W0 x + (alpha/r) B A x, discard the dequantized W0")
+       correct="The steps are: dequantize W0, compute W0 x + (alpha/r) B A x, discard the dequantized W0.")
 def _() -> Computed:
     def difference(alpha: float) -> float:
         layer = first_layer(toy_lora(lora(4, lora_alpha=alpha), trained=True, quantized=True), "v_proj")
@@ -69,7 +69,7 @@ def _decoded(weight: Any) -> np.ndarray:
 @claim("d-tab-base", TABLE + ", base model", "memory", "the 70B base in 4-bit NF4 takes 35 GB", stated="35 GB",
        why="Half a byte for each of 70 billion parameters. The blocks' constants make it {bits:.3f} bits a number with double "
            "quantization, and {kept:,} numbers, embeddings, head and norms, stay in 16 bits.",
-       correct="{double} with double quantization, {plain} with float32 constants")
+       correct="The base takes {double} with double quantization, {plain} with float32 constants.")
 def _() -> Computed:
     double, plain = base_bytes(BASE), base_bytes(BASE, "nf4, float32 constants")
     kept = round((base_bytes(BASE, prepared=True) - double) / 2)  # two bytes more for each that is not quantized
@@ -94,7 +94,7 @@ def _() -> Computed:
        stated="~0.17 GB (r=64)", expects="0.17 GB", unit="GB",
        why="The page does not say which modules, or how wide the numbers are. Of {subsets} choices of modules in 8, 16 or 32 "
            "bits only one square projection a layer fits, q or o, in 16 bits (or both in 8): {count:,} parameters, {q}.",
-       correct="{q} on q alone, {qkvo} on q, k, v and o, {linear} on all linear layers, in 16 bits")
+       correct="r=64 takes {q} on q alone, {qkvo} on q, k, v and o, {linear} on all linear layers, in 16 bits.")
 def _() -> Computed:
     sizes = by_module(BASE, 64)
     choices = all_choices(sizes)
@@ -106,7 +106,7 @@ def _() -> Computed:
 @claim("d-tab-lora-opt", TABLE + ", LoRA opt states", "memory", "their optimizer states take about 0.5 GB", stated="~0.5 GB",
        why="Adam keeps two float32 means, {each:g} bytes a parameter. On q alone, which the row above is about, that is {q}; "
            "the page's own Problem 3 says 0.68 GB.",
-       correct="{q} for r=64 on q alone")
+       correct="Adam's means take {q} for r=64 on q alone.")
 def _() -> Computed:
     found = {title: qlora_70b(title) for title in CHOICES}
     states = {title: need.parts["optimizer states"] for title, need in found.items()}
@@ -116,7 +116,7 @@ def _() -> Computed:
 @claim("d-tab-total", TABLE + ", total", "memory", "QLoRA of the 70B model takes about 36 GB in all", stated="~36 GB",
        why="The sum leaves out the adapter's gradients, activations, and the weight that is dequantized at the moment. Its own "
            "Problem 3 says 38 to 39 GB. The base alone is {base}.",
-       correct="{q} with r=64 on q, {linear} with r=64 on all linear layers")
+       correct="QLoRA of the 70B model takes {q} with r=64 on q, {linear} with r=64 on all linear layers.")
 def _() -> Computed:
     found = {f"r=64 on {title}": qlora_70b(title).total for title in CHOICES}
     return under(found, base=format_bytes(base_bytes(BASE)), q=format_bytes(found["r=64 on q"]),
@@ -127,7 +127,7 @@ def _() -> Computed:
        why="With all that each training needs, {full} becomes {qlora} with r=64 on q alone; about 23 times is right for r=64 "
            "on all linear layers. The document's own totals, 840 GB and 36 GB, both leave something out; they give "
            "{table:.1f}, and with the 38.5 GB of its Problem 3 {problem:.1f}.",
-       correct="{least:.0f} to {most:.0f} times, by the modules that are adapted")
+       correct="QLoRA needs {least:.0f} to {most:.0f} times less memory, by the modules that are adapted.")
 def _() -> Computed:
     return reduction()
 
@@ -145,7 +145,7 @@ def reduction() -> Computed:
        stated="a single consumer GPU (RTX 3090/4090 with 24GB)", expects=FITS, unit="%",
        why="The quantized weights alone are {base}; the document's own 35 GB would not fit either. 24 GB hold the codes of at "
            "most {most:.0f} billion 4-bit weights, without constants or anything else.",
-       correct="One card of 48 GB or more, or {cards} of 24 GB that share the model")
+       correct="It takes one card of 48 GB or more, or {cards} of 24 GB that share the model.")
 def _() -> Computed:
     base, need = base_bytes(BASE), qlora_70b().total
     return under({"the base, of 24 GB": base / GB24, "training with r=64 on q, of 24 GB": need / GB24}, base=format_bytes(base),
@@ -155,7 +155,7 @@ def _() -> Computed:
 @claim("d-24gb-critical", CONCLUSION, "memory", "QLoRA of a 70B model fits on a high-end consumer GPU",
        stated="it fits on a high-end consumer GPU", expects=FITS, unit="%",
        why="The same conclusion once more. Even with the smallest adapter, r=1 on q, training needs {need}.",
-       correct="It does not fit on one consumer GPU")
+       correct="It does not fit on one consumer GPU.")
 def _() -> Computed:
     need = training(BASE, 1, CHOICES["q"]).total
     return under({"RTX 4090, of 24 GB": need / GB24, "RTX 5090, of 32 GB": need / 32e9}, need=format_bytes(need))
@@ -178,7 +178,7 @@ def _() -> Computed:
        why="How often the values are used, for normal numbers in blocks of 64 that are divided by their largest: {ratio:.2f} "
            "times as often one as the other, and {bits:.3f} of 4 bits of information. Levels near zero lie close together, but "
            "not as close as equal use would need.",
-       correct="between {least} and {most} each, in blocks of 64")
+       correct="The bins have between {least} and {most} each, in blocks of 64.")
 def _() -> Computed:
     mass, _ = regions(get_4bit_type("nf4"), normal_blocks())
     return under({"the least used": float(mass.min()), "the most used": float(mass.max())}, ratio=mass.max() / mass.min(),
@@ -189,7 +189,7 @@ def _() -> Computed:
        expects="0 %", unit="%",
        why="The largest distance of a boundary from the 16-quantile that it would have to be, in probability. Quantiles are "
            "the levels: equal steps of {above:.2%} above zero and {below:.2%} below. Boundaries lie midway between levels.",
-       correct="The levels are quantiles; the boundaries are midway between them")
+       correct="NF4's levels are quantiles; its boundaries are midway between them.")
 def _() -> Computed:
     from scipy.special import ndtr, ndtri
 
@@ -203,7 +203,7 @@ def _() -> Computed:
        stated="minimizing quantization error", expects=1.0, unit="x",
        why="Mean squared error on normal weights in blocks of 64, divided by the least possible (Lloyd-Max, {least:.5f} of "
            "their mean square). Equal use of all codes maximizes the information in them; it does not minimize the error.",
-       correct="NF4 comes within {near:.0%} of the least error; equal mass would make it {far:.1f} times as large")
+       correct="NF4 comes within {near:.0%} of the least error; equal mass would make it {far:.1f} times as large.")
 def _() -> Computed:
     least = squared_error("lloyd-max")
     near, far = squared_error("nf4") / least, squared_error("equal mass") / least
@@ -215,7 +215,7 @@ def _() -> Computed:
        stated="Without QLoRA, … enterprise-grade hardware", expects=True,
        why="Whether training fits with QLoRA ({qlora}) and does not without ({lora}, LoRA on a 16-bit base), on cards of 24 GB "
            "that share everything evenly. On one neither fits; two are within a workstation; eight, a server, hold both.",
-       correct="QLoRA brings a 70B model from {many} cards of 24 GB to {few}, not to one")
+       correct="QLoRA brings a 70B model from {many} cards of 24 GB to {few}, not to one.")
 def _() -> Computed:
     qlora, plain = qlora_70b().total, qlora_70b(base="16 bits").total
     return under({f"{cards} x 24 GB": bool(qlora <= cards * GB24 < plain) for cards in (1, 2, 8)}, qlora=format_bytes(qlora),

@@ -20,7 +20,7 @@ SUMMARY, TERMS = "Summary, point ", "Key Terms"
        why="Its own table has 0.17 GB for r = 64, which is {count:,} parameters of 2 bytes, and section 3 says BF16/FP16, as "
            "does QLoRA's paper. The Key Terms repeat it. (peft does make adapters 32 bits wide unless told otherwise, but this "
            "document's figures are not of those.)",
-       correct="The adapters are in 16 bits, as the document has them elsewhere, and in BF16 in the paper")
+       correct="The adapters are in 16 bits, as the document has them elsewhere, and in BF16 in the paper.")
 def _() -> Computed:
     count = qlora_70b().trainable
     return under({"its 0.17 GB, for each parameter": 0.17 * GB / count}, count=count)
@@ -29,7 +29,7 @@ def _() -> Computed:
 @claim("d-sum-consumer", SUMMARY + "3", "memory", "QLoRA fine-tunes 70B on a consumer GPU, of 24 GB", stated="24GB",
        expects=Range(high=GB24), unit="GB",
        why="The 4-bit weights alone are {base}. Split evenly over cards of 24 GB it takes at least {cards} of them.",
-       correct="One card of {card} or more, or {cards} of 24 GB that share the model")
+       correct="It takes one card of {card} or more, or {cards} of 24 GB that share the model.")
 def _() -> Computed:
     budget = qlora_70b()
     return under({"r=64 on q, 2,048 tokens": budget.total}, base=format_bytes(budget.parts["base weights"]),
@@ -39,7 +39,7 @@ def _() -> Computed:
 @claim("d-sum-23x", SUMMARY + "3", "memory", "QLoRA needs 23 times less memory than full fine-tuning", stated="~23x",
        why="The number of section 3 once more. With master weights on one side and all of QLoRA's parts on the other, 70B goes "
            "from {full} to {qlora} with r=64 on q.",
-       correct="{least:.0f} to {most:.0f} times, by the modules that are adapted")
+       correct="QLoRA needs {least:.0f} to {most:.0f} times less memory, by the modules that are adapted.")
 def _() -> Computed:
     return reduction()
 
@@ -55,7 +55,7 @@ editorial("d-adapter-dtype", "Section 3, LoRA adapters BA", "statement", "QLoRA'
        "80 GB", stated="840 GB",
        why="16-bit weights are too coarse to add small updates to, so a float32 copy is trained: {each:.0f} bytes a parameter "
            "instead of 12. That is {cards} cards, before any activations.",
-       correct="{nominal} for 70 billion parameters, {real} for Llama-2-70B")
+       correct="Full fine-tuning takes {nominal} for 70 billion parameters, {real} for Llama-2-70B, and activations.")
 def _() -> Computed:
     budget = full_training()
     each = before_activations(budget) / budget.trainable
@@ -68,7 +68,7 @@ def _() -> Computed:
        stated="from hundreds of GB to tens", expects=Range(10 * GB, 100 * GB), unit="GB",
        why="Full fine-tuning needs {large:,.0f} GB for 70B and {small:,.0f} GB for 13B. Freezing is enough for "
            "13B. For 70B the 16-bit base alone is more than tens; there it takes the 4 bits of QLoRA too.",
-       correct="Freezing removes gradients and optimizer states; the base itself shrinks by quantization only")
+       correct="Freezing removes gradients and optimizer states; the base itself shrinks by quantization only.")
 def _() -> Computed:
     unquantized = {f"{size}, LoRA over 16 bits": training(model, 16, base="16 bits").total
                    for size, model in (("13B", "llama-2-13b"), ("70B", "llama-2-70b"))}
@@ -82,7 +82,8 @@ editorial("d-term-intrinsic", TERMS + ", intrinsic dimension", "statement", "the
                     "subspace in which training reaches 90 % of full training's score, d90",
           why="What is good, and which parameters, is left open. The definition has a threshold, usually 90 %, and counts the "
               "dimensions of a random subspace of all weights; another threshold is another number.",
-          correct="The smallest dimension of a random subspace that reaches a given share, usually 90 %, of full fine-tuning")
+          correct="The intrinsic dimension is the smallest of a random subspace that reaches a given share, usually 90 %, of "
+                  "full fine-tuning.")
 
 editorial("d-pitfalls-empty", "Pitfalls", "statement", "there is a section of pitfalls", Verdict.MEANINGLESS, stated="empty",
           reference="the document itself: nothing stands between the headings \"Pitfalls\" and \"Key Terms\"",

@@ -41,7 +41,7 @@ def lora_layer(peft_model: PeftModel) -> LoraLayer:
        stated="r(d+k) per layer", expects=8 * (4096 + 4096),
        why="That is one matrix. Example 1 of the same page adapts four in a layer, q, k, v and o, and multiplies by 4: "
            "{total:,} in all, a 32nd of that in each layer.",
-       correct="r(d + k) for each adapted matrix")
+       correct="LoRA has r(d + k) parameters for each adapted matrix.")
 def _() -> Computed:
     total = counts("llama-2-7b", lora(8)).trainable
     return computed(total // 32, total=total)
@@ -69,7 +69,7 @@ def ranked(amounts: dict[str, float], alike: float = ALIKE) -> str:
        why="The frozen base takes nearly all of it. Training Llama-2-7B at 2,048 tokens with checkpointing needs {FullFT}; "
            "over a 16-bit base {Adapters} with adapters, {LoRA} with LoRA, {PrefixTuning} with a prefix, {PromptTuning} with a "
            "prompt; over a 4-bit base, QLoRA, {QLoRA}. (\"=\" is for what differs by less than {alike:.0%}.)",
-       correct="Full fine-tuning needs most, QLoRA least; all methods over a 16-bit base need about the same")
+       correct="Full fine-tuning needs most, QLoRA least; all methods over a 16-bit base need about the same.")
 def _() -> Computed:
     totals = {"Full FT": full_training("llama-2-7b").total}
     for name, method in METHODS.items():
@@ -128,7 +128,7 @@ def merged_in_sixteen_bits() -> float:
        why="Merged weights have to be quantized again. An update of 1.5 % of the weights changes {changed:.1%} of the codes: "
            "the error is as large as the update, which is lost. At 5 % it is {larger:.2f} of it, with {codes:.1%} of the codes "
            "changed. Into a 16-bit copy the merge is exact, but then 70B take {wide} instead of {narrow}.",
-       correct="Merge into a 16-bit copy, which needs a 16-bit model's memory, or keep the adapter beside the 4-bit base")
+       correct="Merge into a 16-bit copy, which needs a 16-bit model's memory, or keep the adapter beside the 4-bit base.")
 def _() -> Computed:
     lost, changed = merged_in_four_bits(0.015)
     larger, codes = merged_in_four_bits(0.05)
@@ -165,7 +165,7 @@ def prompt_positions(tokens: int = 100) -> float:
        expects="0 bytes", unit="MB",
        why="20 tokens on Llama-2-7B: its keys and values stay in the cache, in 16 bits, take 20 of the model's positions, and "
            "every token attends to them, {share:.3%} more multiplications.",
-       correct="Small, and for every token; a prefix cannot be merged")
+       correct="The overhead of a prefix is small, and there for every token; a prefix cannot be merged.")
 def _() -> Computed:
     return under({"cache of the prefix": 2 * counts("llama-2-7b", PREFIX20).trainable}, share=share("llama-2-7b", PREFIX20))
 
@@ -173,7 +173,7 @@ def _() -> Computed:
 @claim("d-tab-prompt-none", ROW + "Prompt Tuning", "table", "a prompt costs nothing at inference", stated="None", expects="0 %",
        why="Its tokens go through the whole model like those of the text, and take as many positions. Before a text of 1,000 "
            "tokens it is {long:.0%}.",
-       correct="p positions more, in every layer")
+       correct="A prompt costs p positions more, in every layer.")
 def _() -> Computed:
     return under({"positions, 20 before a text of 100": prompt_positions()}, long=prompt_positions(1000))
 

@@ -20,14 +20,14 @@ editorial("d-lo1", OBJECTIVES + ", 1", "statement", "a reader will derive LoRA's
           reference="the document itself: its Problem 2 has the proof; section 2 writes alpha/r down without deriving it",
           why="One half is served. Why the update is divided by r, and what alpha does to a step of training, is nowhere "
               "derived.",
-          correct="The proof is given; the factor alpha/r is defined, not derived")
+          correct="The proof is given; the factor alpha/r is defined, not derived.")
 editorial("d-lo2", OBJECTIVES + ", 2", "statement", "a reader will analyse why the intrinsic dimension is small",
           Verdict.NOT_REPRODUCIBLE, stated="Analyze why the intrinsic dimension of fine-tuning is much smaller",
           reference="the document itself: two sentences in section 2 assert it; no derivation, data or exercise; the "
                     "prerequisite on singular values is never used",
           why="Nothing on the page can be analysed. It takes an experiment: training in random subspaces of growing dimension, "
               "or the singular values of a trained change.",
-          correct="The document states that it is small, and does not show why")
+          correct="The document states that it is small, and does not show why.")
 
 
 @claim("d-lo3", OBJECTIVES + ", 3", "statement", "a reader will be able to compute the memory that QLoRA saves",
@@ -35,7 +35,7 @@ editorial("d-lo2", OBJECTIVES + ", 2", "statement", "a reader will analyse why t
        why="What training a 70B model needs, divided by the document's figure. Gradients and Adam's states of full fine-tuning "
            "come out right; its totals leave out master weights, the constants of 4-bit blocks, the adapter's gradients and "
            "activations, and end in the wrong conclusion that 24 GB are enough.",
-       correct="A reader can compute some of the savings; the totals need the parts that are left out")
+       correct="A reader can compute some of the savings; the totals need the parts that are left out.")
 def _() -> Computed:
     figures = {"gradients, 140 GB": (of_seventy_billion("gradients"), 140e9),
                "optimizer states, 560 GB": (of_seventy_billion("optimizer states"), 560e9),
@@ -52,13 +52,13 @@ editorial("d-lo4", OBJECTIVES + ", 4", "statement", "a reader will compare five 
           why="Parameters can be compared, apart from the grouped queries that the formulas ignore. The memory column is "
               "without numbers and in a wrong order, and prefix and prompt tuning are said to have no overhead, then to have "
               "some.",
-          correct="Trainable parameters can be compared; memory and overhead have to be computed first")
+          correct="Trainable parameters can be compared; memory and overhead have to be computed first.")
 editorial("d-lo5", OBJECTIVES + ", 5", "statement",
           "a reader will design a configuration from model size, budget and task switching",
           Verdict.NOT_REPRODUCIBLE, stated="Design a PEFT configuration",
           reference="the document itself: Example 2 is its only budget and is wrong; no step leads from a budget to a rank",
           why="The inverse problem, the largest rank, model or number of tokens that fits, is neither posed nor solved.",
-          correct="The document gives no procedure; `tinypeft plan` is one")
+          correct="The document gives no procedure; `tinypeft plan` is one.")
 
 
 # ---- section 1 ------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def of_full_training(part: str) -> Computed:
        why="The four rows are {listed:g} bytes a parameter and sum to {sum}. Training in 16 bits also keeps a float32 copy of "
            "the weights, which the updates are added to (Micikevicius et al. 2018, 1710.03740): {stored:g} bytes. Activations "
            "come on top.",
-       correct="{all}, and activations")
+       correct="Full fine-tuning needs {all}, and activations.")
 def _() -> Computed:
     listed, stored = of_seventy_billion("base weights", "gradients", "optimizer states"), of_seventy_billion(*STORED)
     return computed(stored, listed=listed / 70e9, sum=f"{listed / 1e9:,.0f} GB", stored=stored / 70e9,
@@ -102,7 +102,7 @@ def _() -> Computed:
        expects=Range(high=11),
        why="How many it takes. 11 is 840 GB / 80 GB, rounded up ({gib} if the 80 are GiB), without master weights and "
            "activations. Llama-2-70B needs {total} with them, if nothing is stored twice.",
-       correct="{cards} A100s of 80 GB; in practice two machines of eight")
+       correct="It takes {cards} A100s of 80 GB; in practice two machines of eight.")
 def _() -> Computed:
     total = full_training().total
     return computed(math.ceil(total / GB80), cards=math.ceil(total / GB80), gib=math.ceil(840e9 / (80 * 2**30)),
@@ -121,4 +121,4 @@ def _() -> Computed:
 editorial("d-ft-rare", WHY, "statement", "full fine-tuning is now rare", Verdict.NOT_REPRODUCIBLE,
           stated="Full fine-tuning is now rare", reference="the document gives no data and no source",
           why="How often which method is used cannot be computed, and the document does not say who counted.",
-          correct="PEFT is common where memory is short; for how rare full fine-tuning is, the document has no source")
+          correct="PEFT is common where memory is short; for how rare full fine-tuning is, the document has no source.")

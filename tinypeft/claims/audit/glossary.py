@@ -36,7 +36,7 @@ TABLE = "The PEFT method family, table"
 @claim("b-def-0.1-1", "Definition", "parameter-count", "PEFT trains 0.1 to 1 % of all weights",
        stated="0.1%–1%", expects=Range(0.001, 0.01), unit="%",
        why="Even on one model, Llama-2-7B, methods of the document's own table lie on both sides of the range.",
-       correct="{least} to {most} of a 7B model, by method and size")
+       correct="PEFT trains {least} to {most} of a 7B model, by method and size.")
 def _() -> Computed:
     methods: dict[str, PeftConfig] = {
         "prompt tuning, 20 tokens": PROMPT20, "(IA)3": IA3Config(), "prefix tuning, 20 tokens": PREFIX20,
@@ -55,7 +55,7 @@ def _least_and_most(found: dict[str, float]) -> dict[str, str]:
 @claim("b-tab-lora-pct", TABLE, "table", "LoRA trains about 0.1 to 1 % of the parameters",
        stated="~0.1–1% of total", expects=Range(0.001, 0.01), unit="%",
        why="Right for the usual ranks on Llama-2-7B; the setting of the QLoRA paper, r=64 on all linear layers, is above.",
-       correct="{least} at r=8 on q, k, v and o, up to {most} at r=64 on all linear layers of a 7B model")
+       correct="LoRA trains {least} at r=8 on q, k, v and o, up to {most} at r=64 on all linear layers of a 7B model.")
 def _() -> Computed:
     found = {f"r={r} on {'all linear' if targets == LINEAR else 'q, k, v, o'}": lora_share("llama-2-7b", r, targets)
              for r, targets in ((8, ATTENTION), (16, ATTENTION), (16, LINEAR), (64, LINEAR))}
@@ -66,7 +66,7 @@ def _() -> Computed:
        stated="alongside attention weights", expects="100 %",
        why="That is how the script is configured. The first practice question has LoRA on the feed-forward matrices too, and "
            "target_modules may name any linear layer: {adapted} in Llama-2-7B.",
-       correct="alongside linear layers, often those of attention only")
+       correct="LoRA's matrices stand beside linear layers, often those of attention only.")
 def _() -> Computed:
     def in_attention(targets: str | list[str]) -> float:
         model = get_peft_model(build("llama-2-7b"), lora(8, targets))
@@ -82,7 +82,7 @@ def _() -> Computed:
        why="Compared for the script's model and adapter. The same r and modules give the same adapter: storing the frozen base "
            "in 4 bits takes nothing from it. About 0.1 % is r=16 on q, k, v and o of a 70B model ({r16}); QLoRA's paper trains "
            "r=64 on all linear layers: {paper70} there, and {paper7} of a 7B model.",
-       correct="as many as LoRA with the same rank and modules")
+       correct="QLoRA trains as many parameters as LoRA with the same rank and modules.")
 def _() -> Computed:
     quantized = get_peft_model(replace_with_bnb_linear(build("llama-3-8b"), NF4), lora(16))
     fewer = lora_counts("llama-3-8b", 16).trainable - quantized.get_nb_trainable_parameters()[0]
@@ -95,7 +95,7 @@ def _() -> Computed:
        stated="single A100", expects=FITS, unit="%",
        why="r=16 on q, k, v and o, one row of 2,048 tokens, gradient checkpointing: {total}, of which {weights} are the "
            "weights. There are A100s of 80 GB and of 40 GB.",
-       correct="on a single A100 of 80 GB")
+       correct="QLoRA fine-tunes Llama 3 70B on a single A100 of 80 GB.")
 def _() -> Computed:
     need = training("llama-3-70b", 16)
     return under({"of an A100's 80 GB": need.total / GB80, "of an A100's 40 GB": need.total / GB40},
@@ -106,7 +106,7 @@ def _() -> Computed:
        stated="<0.1%", expects=Range(high=0.001), unit="%",
        why="A prefix has keys and values of every layer: its share grows with the tokens and falls with the model's width. The "
            "worked examples of two other documents are above 0.1 % too.",
-       correct="{least} to {most}, by model and number of tokens")
+       correct="Prefix tuning trains {least} to {most} of these models, by model and number of tokens.")
 def _() -> Computed:
     sizes = (("Llama-3-8B", "llama-3-8b", 20), ("Llama-2-7B", "llama-2-7b", 20), ("Llama-2-7B", "llama-2-7b", 50),
              ("GPT-2 medium", "gpt2-medium", 10), ("GPT-2 small", "gpt2", 10))
@@ -118,7 +118,7 @@ def _() -> Computed:
        stated="<0.01%", expects=Range(high=0.0001), unit="%",
        why="For 100 tokens, the number in the fifth practice question. True of large models; the smaller a model, the larger "
            "the share of its 100 embeddings.",
-       correct="below 0.01 % of models with several billion parameters")
+       correct="A prompt of 100 tokens is below 0.01 % of models with several billion parameters.")
 def _() -> Computed:
     models = {"GPT-2 small": "gpt2", "Llama-2-7B": "llama-2-7b", "T5-XXL": "t5-xxl", "GPT-3": "gpt3"}
     return under({title: share(model, PromptTuningConfig(num_virtual_tokens=100)) for title, model in models.items()})
@@ -128,7 +128,7 @@ def _() -> Computed:
        stated="~0.01%",
        why="Right for 7 to 8 billion parameters. The share falls with the model's width: {large} at 70 billion, and {small} "
            "of GPT-2 small.",
-       correct="about 0.01 % of models with 7 to 8 billion parameters")
+       correct="(IA)3 trains about 0.01 % of models with 7 to 8 billion parameters, and less of larger ones.")
 def _() -> Computed:
     models = {"Llama-2-7B": "llama-2-7b", "Llama-3-8B": "llama-3-8b", "Llama-3-70B": "llama-3-70b"}
     found = {title: share(model, IA3Config()) for title, model in models.items()}
@@ -139,8 +139,7 @@ def _() -> Computed:
 @claim("b-tab-ia3-form", TABLE, "formula", "(IA)3 multiplies activations element by element with learned vectors",
        stated="element-wise scaling of activations", expects=0.0,
        why="Largest difference between the layer and l * (W x), or W (l * x) for the last feed-forward matrix. Folded into the "
-           "weights, it costs nothing when the model runs.",
-       correct="element-wise scaling of keys, values and the feed-forward part's hidden activations")
+           "weights, it costs nothing when the model runs.")
 def _() -> Computed:
     model = get_peft_model(toy_llama(), IA3Config(init_ia3_weights=False))
     found = {}
@@ -158,7 +157,7 @@ def _() -> Computed:
        stated="~1–5%", expects=Range(0.01, 0.05), unit="%",
        why="Two adapters a layer, as Houlsby et al. place them. The share is in proportion to their width, and smaller in "
            "wider models.",
-       correct="{least} to {most} in these cases, in proportion to the bottleneck's width")
+       correct="Adapters train {least} to {most} in these cases, in proportion to their width.")
 def _() -> Computed:
     sizes = {"Llama-2-7B, width 64": ("llama-2-7b", 64), "Llama-2-7B, width 256": ("llama-2-7b", 16),
              "GPT-2 medium, width 64": ("gpt2-medium", 16)}
@@ -170,7 +169,7 @@ def _() -> Computed:
        stated="between transformer layers", expects="0 %",
        why="The share of adapters that stand inside a layer. Houlsby adapters follow the attention and the feed-forward "
            "sublayer, before each result joins the stream: {number} in the {layers} layers of GPT-2 small.",
-       correct="inside each transformer layer, after its sublayers")
+       correct="Adapters are inserted inside each transformer layer, after its sublayers.")
 def _() -> Computed:
     model = get_peft_model(build("gpt2"), BottleneckConfig())
     inside = [layer.path.startswith("transformer.h.") for layer in model.layers()]
@@ -183,4 +182,4 @@ editorial("b-tab-fewshot-conflict", TABLE, "statement", "prefix tuning and (IA)3
                     "2022 (2205.05638) train (IA)3 on tens of examples a task",
           why="The same page says that PEFT is the wrong choice below 500 to 1,000 examples. A few-shot task has tens of them, "
               "so one of the two has to go.",
-          correct="Prefix tuning and (IA)3 suit few-shot tasks; a small dataset is no reason against PEFT")
+          correct="Prefix tuning and (IA)3 suit few-shot tasks; a small dataset is no reason against PEFT.")

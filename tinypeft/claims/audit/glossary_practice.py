@@ -47,7 +47,7 @@ ONE_MATRIX = lora(16, ["q_proj"], layers_to_transform=[0])  # of Llama-2-7B: 409
        why="Shapes of B, A and B A in Llama-3-8B, whose v_proj has d = {d:,} and k = {k:,}, so that the two cannot be mixed "
            "up. (The formula beside them, W = W0 + B A, leaves out the factor alpha / r, which is {scaling:g} in the "
            "document's own script.)",
-       correct="W = W0 + (alpha / r) B A, with these shapes")
+       correct="W = W0 + (alpha / r) B A, with these shapes.")
 def _() -> Computed:
     script = adapted("llama-3-8b", lora(16, lora_alpha=32, layers_to_transform=[0]))
     layer = first_layer(script, "v_proj")
@@ -58,7 +58,7 @@ def _() -> Computed:
 
 @claim("b-p1-ab", "Practice 1", "parameter-count", "on a 4096 x 4096 matrix, r=16 adds 65,536 parameters twice",
        stated="65,536 + 65,536 = 131,072", expects="65,536 + 65,536 = 131,072",
-       why="A, B and both, counted in a Llama-2-7B that is adapted in one matrix.", correct="131,072 parameters")
+       why="A, B and both, counted in a Llama-2-7B that is adapted in one matrix.")
 def _() -> Computed:
     model = adapted("llama-2-7b", ONE_MATRIX)
     A, B = model.layers()[0].factors("default")  # type: ignore[attr-defined]
@@ -66,13 +66,13 @@ def _() -> Computed:
 
 
 @claim("b-p1-full", "Practice 1", "parameter-count", "the matrix itself has 16,777,216 parameters",
-       stated="16,777,216", why="The weight of q_proj in Llama-2-7B.", correct="16,777,216 parameters")
+       stated="16,777,216", why="The weight of q_proj in Llama-2-7B.")
 def _() -> Computed:
     return computed(_query_weight().size)
 
 
 @claim("b-p1-pct", "Practice 1", "parameter-count", "LoRA adds 0.78 % of the layer's parameters",
-       stated="0.78%", why="2r / d for a square matrix, here 1/{part:g}.", correct="0.78 %")
+       stated="0.78%", why="2r / d for a square matrix, here 1/{part:g}.")
 def _() -> Computed:
     found = counts("llama-2-7b", ONE_MATRIX).trainable / _query_weight().size
     return computed(found, part=1 / found)
@@ -84,7 +84,7 @@ def _query_weight() -> Any:
 
 
 @claim("b-p1-40m", "Practice 1", "parameter-count", "r=16 on all attention and MLP matrices of a 7B model is about 40M",
-       stated="~40M", why="Counted in Llama-2-7B.", correct="{count:,}")
+       stated="~40M", why="Counted in Llama-2-7B.")
 def _() -> Computed:
     count = lora_counts("llama-2-7b", 16, LINEAR).trainable
     return computed(count, count=count)
@@ -94,7 +94,7 @@ def _() -> Computed:
        stated="0.57%",
        why="Of 7 billion, the round number that the document divides by. Llama-2-7B has {base:,} parameters, of which they are "
            "{real}.",
-       correct="0.57 % of 7 billion; {real} of Llama-2-7B")
+       correct="They are 0.57 % of 7 billion, and {real} of Llama-2-7B.")
 def _() -> Computed:
     count, base = lora_counts("llama-2-7b", 16, LINEAR).trainable, base_parameters("llama-2-7b")
     return computed(count / 7e9, base=base, real=format_value(count / base, "%"))
@@ -106,15 +106,14 @@ editorial("b-p2-bf16", "Practice 2", "statement", "QLoRA trains its adapters in 
           stated="LoRA adapters trained in BF16",
           reference="Dettmers et al. 2023 (2305.14314), equation 5: both factors are BF16",
           why="The paper's definition. Another of the four documents says full precision, and peft stores adapters in float32 "
-              "unless told otherwise; products are then computed in BF16.",
-          correct="BF16 in the paper")
+              "unless told otherwise; products are then computed in BF16.")
 editorial("b-p2-same-quality", "Practice 2", "statement", "QLoRA has the same quality as LoRA", Verdict.DEPENDS,
           stated="Same quality as LoRA",
           reference="Dettmers et al. 2023 (2305.14314), sections 4 and 5: NF4 with adapters on all linear layers matches "
                     "16-bit fine-tuning; adapters on queries and values alone do not",
           why="A result of experiments, for the models and tasks of one paper and for one choice of modules. It does not "
               "follow from the method: the base's weights are rounded, and the adapter has to make up for that.",
-          correct="In its paper's experiments the same, with adapters on all linear layers")
+          correct="In its paper's experiments QLoRA has LoRA's quality, with adapters on all linear layers.")
 
 
 @claim("b-p2-2x", "Practice 2", "memory", "QLoRA needs half the memory of LoRA",
@@ -122,7 +121,7 @@ editorial("b-p2-same-quality", "Practice 2", "statement", "QLoRA has the same qu
        why="Training with r=16 on q, k, v and o, one row of 2,048 tokens, gradient checkpointing. The weights alone shrink by "
            "a factor of {w8:.2f} (8B) to {w65:.2f} (65B); adapters, activations and logits stay as they are, and embeddings, "
            "which stay in 16 bits, weigh most in small models with large vocabularies.",
-       correct="between a half and less than a third of LoRA's memory, by model and length")
+       correct="QLoRA needs between a half and less than a third of LoRA's memory, by model and length.")
 def _() -> Computed:
     models = {"Llama-3-8B": "llama-3-8b", "Llama-2-7B": "llama-2-7b", "Llama-1 65B": "llama-65b"}
     return under({title: training(model, 16, base="16 bits").total / training(model, 16).total
@@ -133,8 +132,7 @@ def _() -> Computed:
 
 @claim("b-p2-65b-a100", "Practice 2", "memory", "QLoRA makes 65B fine-tuning possible on one A100 of 80 GB",
        stated="65B fine-tuning on a single A100-80GB", expects=FITS, unit="%",
-       why="{small} and {large}, for one row of 2,048 tokens with gradient checkpointing. The paper says one GPU of 48 GB.",
-       correct="on one A100 of 80 GB")
+       why="{small} and {large}, for one row of 2,048 tokens with gradient checkpointing. The paper says one GPU of 48 GB.")
 def _() -> Computed:
     small, large = training("llama-65b", 16).total, training("llama-65b", 64, LINEAR).total
     return under({"r=16 on q, k, v, o, of 80 GB": small / GB80, "r=64 on all linear, of 80 GB": large / GB80},
@@ -144,8 +142,7 @@ def _() -> Computed:
 @claim("b-p2-loraplus", "Practice 2", "property", "LoRA+ has a small learning rate for A and a large one for B",
        stated="A (small LR) and B (large LR)", expects=Range(above=1), unit="x",
        why="How much further a step of LoRA+ may move a number of B than one of A, with the ratio of 16 that its paper "
-           "recommends; measured on a toy model whose B is no longer zero, as A has no gradient before.",
-       correct="LoRA+ uses a larger learning rate for B than for A")
+           "recommends; measured on a toy model whose B is no longer zero, as A has no gradient before.")
 def _() -> Computed:
     model = toy_lora(lora(2), trained=True)
     optimizer = create_loraplus_optimizer(model, AdamW, lr=1e-3, loraplus_lr_ratio=16, eps=1e-30)
@@ -161,7 +158,7 @@ def _() -> Computed:
        stated="A matrix determines the subspace, B scales it", expects=1,
        why="How many independent changes of W one fixed A allows, for B of {out} x {r}: if B only scaled there would be one. A "
            "fixes which {r} directions of the input are read; B is a whole linear map from these to the output.",
-       correct="A determines which directions of the input count, B what each of them does to the output")
+       correct="A determines which directions of the input count, B what each of them does to the output.")
 def _() -> Computed:
     layer = first_layer(toy_lora(lora(2)), "v_proj")
     B, random, changes = layer.factors("default")[1], np.random.default_rng(0), []
@@ -177,7 +174,7 @@ def _() -> Computed:
        stated="unless merged", expects="0 %", unit="%",
        why="What the best matrix in an adapter's place would get wrong, relative to the adapter's output on random inputs. "
            "None fits, since the activation makes the adapter nonlinear. The library refuses: \"{refusal}\"",
-       correct="Adapters cost time in the forward pass, and cannot be merged")
+       correct="Adapters cost time in the forward pass, and cannot be merged.")
 def _() -> Computed:
     found = {}
     for style in ("houlsby", "pfeiffer"):
@@ -204,7 +201,7 @@ editorial("b-p3-expressive", "Practice 3", "statement", "adapters are more expre
           reference="the document names no measure of expressiveness, no task and no source",
           why="Without a measure there is nothing to compute. An adapter is nonlinear, and LoRA reaches weights inside a "
               "sublayer: each does what the other cannot.",
-          correct="Adapters and LoRA change a model in different ways; which does more with a parameter depends on the task")
+          correct="Adapters and LoRA change a model in different ways; which does more with a parameter depends on the task.")
 
 
 @claim("b-p4-forgetting", "Practice 4", "statement", "LoRA forgets less because most weights are frozen",
@@ -213,7 +210,7 @@ editorial("b-p3-expressive", "Practice 3", "statement", "adapters are more expre
            "leaves them alone and can be taken out again; merged, it changes every one. What then limits forgetting is the "
            "change's rank, {r}, and its size. (How much is forgotten is measured for a-forgetting-prevention.)",
        correct="LoRA's change has a low rank, and until it is merged the base can be restored; how much the adapted model "
-               "forgets depends on its training")
+               "forgets depends on its training.")
 def _() -> Computed:
     model = toy_lora(lora(2), trained=True)
     layers: list[Any] = [layer for layer in model.layers() if isinstance(layer.base_layer, Linear)]
@@ -236,7 +233,7 @@ def _() -> Computed:
 @claim("b-p5-001", "Practice 5", "parameter-count", "100 soft tokens are 0.01 % of a model",
        stated="0.01% of model", expects="0.01%",
        why="For the two models that the answer names, and a 7B. With Llama-2-7B's width, {tokens} tokens are 0.01 %.",
-       correct="{small} of a 7B model, and less of larger ones")
+       correct="100 soft tokens are {small} of a 7B model, and less of larger ones.")
 def _() -> Computed:
     models = {"Llama-2-7B": "llama-2-7b", "T5-XXL": "t5-xxl", "GPT-3": "gpt3"}
     one = share("llama-2-7b", PromptTuningConfig(num_virtual_tokens=1))
@@ -250,14 +247,13 @@ editorial("b-p5-1b", "Practice 5", "statement", "prompt tuning fails for models 
                     "10 billion parameters",
           why="An observation on T5 and one benchmark, and a slope rather than a threshold. Another of the four documents says "
               "that it works best above 10 billion; between 1 and 10 billion the two leave a gap.",
-          correct="The smaller the model, the further prompt tuning stays behind full fine-tuning")
+          correct="The smaller the model, the further prompt tuning stays behind full fine-tuning.")
 
 
 @claim("b-p5-storage", "Practice 5", "memory", "prompt tuning is for when storage has to be least",
        stated="minimum storage cost", expects=Range(high=1.0), unit="%",
        why="The size of 100 tokens for Llama-2-7B, {prompt} in 16 bits, divided by that of an adapter of each other method in "
-           "the document's table. (Methods that it leaves out can be smaller: the norms' scales are {norms}.)",
-       correct="of the document's methods, prompt tuning stores least")
+           "the document's table. (Methods that it leaves out can be smaller: the norms' scales are {norms}.)")
 def _() -> Computed:
     others: dict[str, PeftConfig] = {
         "(IA)3": IA3Config(), "LoRA and QLoRA, r=8 on q, k, v, o": lora(8), "prefix, 20 tokens": PREFIX20,
