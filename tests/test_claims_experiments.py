@@ -13,10 +13,8 @@ from tinypeft.claims.experiments import (
     by_module,
     counts,
     first_change,
-    first_layer,
     full_training,
     growth_of_first_change,
-    inputs,
     largest_stable_rate,
     lora_counts,
     lora_share,
@@ -24,11 +22,11 @@ from tinypeft.claims.experiments import (
     of_seventy_billion,
     share,
     squared_error,
-    toy_lora,
     training,
 )
 from tinypeft.claims.judge import Verdict, computed, judge, searched
 from tinypeft.claims.settings import lora
+from tinypeft.claims.small_models import first_layer, inputs, toy_lora
 from tinypeft.peft import PrefixTuningConfig
 from tinypeft.quant import ScaledValues, get_4bit_type, regions
 from tinypeft.training import SGD

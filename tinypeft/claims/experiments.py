@@ -1,7 +1,6 @@
-"""Small experiments that several claims rest on: what training needs, how good a codebook is, and real layers of toy size.
+"""What several claims rest on: how much a method trains, what training needs, how good a codebook is, and first steps.
 
-Toy models are in float64, so that what is equal comes out as zero or as rounding, and everything drawn is seeded. What has been
-computed once is remembered, since claims ask for the same again.
+What has been computed once is remembered, since claims ask for the same again.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import numpy as np
 from tinypeft.autograd import Tensor
 from tinypeft.budget import Breakdown, Counts, adapted, base_parameters, count_parameters, memory, parse_size
 from tinypeft.claims.judge import Range
-from tinypeft.claims.settings import LINEAR, NF4, NF4_EXACT, NF4_PLAIN, PREFIX20, QKVO, WIDTH_64, lora
-from tinypeft.nn import LlamaConfig, LlamaForCausalLM
-from tinypeft.peft import LoraConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model
-from tinypeft.quant import ScaledValues, equal_mass, get_4bit_type, lloyd_max, regions, replace_with_bnb_linear
+from tinypeft.claims.settings import LINEAR, NF4, NF4_PLAIN, PREFIX20, QKVO, WIDTH_64, lora
+from tinypeft.claims.small_models import IDS, first_layer, inputs, toy_lora
+from tinypeft.peft import LoraConfig, LoraLayer, PeftConfig, PeftModel
+from tinypeft.quant import ScaledValues, equal_mass, get_4bit_type, lloyd_max, regions
 from tinypeft.training import SGD, AdamW
 
 SOMETHING = Range(above=0)
@@ -30,14 +29,13 @@ GB = 1e9
 GB24, GB40, GB80 = parse_size("24GB"), parse_size("40GB"), parse_size("80GB")
 BASES = {"nf4": NF4, "nf4, float32 constants": NF4_PLAIN, "16 bits": None}
 STORED = ("base weights", "master weights", "gradients", "optimizer states")  # what does not depend on the tokens
-IDS = np.arange(24).reshape(2, 12) % 13  # two rows of tokens for a toy model
 
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
 
 Targets = str | tuple[str, ...]
 ATTENTION = tuple(QKVO)
-CHOICES: dict[str, Targets] = {"q": ("q_proj",), "q, k, v, o": ATTENTION, "all linear": LINEAR}
+CHOICES: dict[str, Targets] = {"q": ("q_proj",), "q, k, v, o": ATTENTION, "all linear": LINEAR}  # of modules, as the last document reckons
 
 
 @dataclass(frozen=True)
@@ -189,37 +187,7 @@ def squared_error(codebook: str) -> float:
     return float(regions(code, scaled, boundaries)[1].sum())
 
 
-# ---- models of toy size ---------------------------------------------------------------------------------------------
-
-def toy_llama(quantized: bool = False) -> LlamaForCausalLM:
-    """Two layers of width 32 whose four query heads share two key heads, so that k and v are half as wide as q and o."""
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32))
-    model.to("float64").init_weights(seed=0, std=0.2)
-    if quantized:
-        replace_with_bnb_linear(model, NF4_EXACT)
-    return model
-
-
-def toy_lora(config: LoraConfig, *, trained: bool = False, quantized: bool = False) -> PeftModel:
-    """A toy Llama with LoRA in it, as it starts; or with numbers in B, as after training."""
-    model = get_peft_model(toy_llama(quantized), config)
-    random = np.random.default_rng(0)
-    for name, parameter in model.named_parameters():
-        if trained and ".lora_B." in name:
-            parameter.data = random.standard_normal(parameter.shape)
-    return model
-
-
-def first_layer(model: PeftModel, name: str) -> Any:
-    """The first layer that an adapter wraps, of this kind, such as "k_proj"."""
-    return next(layer for layer in model.layers() if layer.path.endswith(name))
-
-
-def inputs(n_in: int, rows: int = 5, seed: int = 1) -> Tensor:
-    """Random vectors (rows, n_in)."""
-    return Tensor(np.random.default_rng(seed).standard_normal((rows, n_in)))
-
+# ---- first steps ----------------------------------------------------------------------------------------------------
 
 OPTIMIZERS: dict[str, Callable[[list[Tensor]], Any]] = {
     "Adam": lambda parameters: AdamW(parameters, lr=1e-3, eps=1e-30, weight_decay=0.0),

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.autograd import no_grad
+from tinypeft.autograd import Tensor, no_grad
+from tinypeft.claims.settings import NF4_EXACT
 from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, generator
-from tinypeft.peft import BottleneckConfig, PeftModel, get_peft_model
+from tinypeft.peft import BottleneckConfig, LoraConfig, PeftModel, get_peft_model
 from tinypeft.peft.bottleneck import BottleneckLayer
+from tinypeft.quant import replace_with_bnb_linear
 
 WIDTH, VOCABULARY = 32, 64
 
@@ -26,6 +28,42 @@ def small_llama(layers: int = 2, width: int = WIDTH) -> LlamaForCausalLM:
                          num_attention_heads=4)
     return LlamaForCausalLM(config).to("float64").init_weights(std=0.3)
 
+
+# Two rows of tokens for a toy Llama.
+IDS = np.arange(24).reshape(2, 12) % 13
+
+
+def toy_llama(quantized: bool = False) -> LlamaForCausalLM:
+    """Two layers of width 32 whose four query heads share two key heads, so that k and v are half as wide as q and o."""
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32))
+    model.to("float64").init_weights(seed=0, std=0.2)
+    if quantized:
+        replace_with_bnb_linear(model, NF4_EXACT)
+    return model
+
+
+def toy_lora(config: LoraConfig, *, trained: bool = False, quantized: bool = False) -> PeftModel:
+    """A toy Llama with LoRA in it, as it starts; or with numbers in B, as after training."""
+    model = get_peft_model(toy_llama(quantized), config)
+    random = np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        if trained and ".lora_B." in name:
+            parameter.data = random.standard_normal(parameter.shape)
+    return model
+
+
+def first_layer(model: PeftModel, name: str) -> Any:
+    """The first layer that an adapter wraps, of this kind, such as "k_proj"."""
+    return next(layer for layer in model.layers() if layer.path.endswith(name))
+
+
+def inputs(n_in: int, rows: int = 5, seed: int = 1) -> Tensor:
+    """Random vectors (rows, n_in)."""
+    return Tensor(np.random.default_rng(seed).standard_normal((rows, n_in)))
+
+
+# ---- what they are asked --------------------------------------------------------------------------------------------
 
 def token_ids(tokens: int = 6) -> np.ndarray:
     """(1, tokens), always the same."""

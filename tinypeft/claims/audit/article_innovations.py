@@ -12,21 +12,11 @@ import numpy as np
 from tinypeft.budget import base_parameters, format_bytes, parse_quantity
 from tinypeft.budget.weights import dtype_bytes
 from tinypeft.claims.claim import Range, claim, editorial
-from tinypeft.claims.experiments import (
-    adapter_cost,
-    all_choices,
-    base_bytes,
-    by_module,
-    first_layer,
-    inputs,
-    toy_llama,
-    toy_lora,
-    training,
-)
+from tinypeft.claims.experiments import adapter_cost, all_choices, base_bytes, by_module, training
 from tinypeft.claims.judge import Computed, Verdict, computed, searched, under
 from tinypeft.claims.measures import QUERY, relative
 from tinypeft.claims.settings import NF4, lora
-from tinypeft.claims.small_models import as_if_trained, small_llama
+from tinypeft.claims.small_models import as_if_trained, first_layer, inputs, small_llama, toy_llama, toy_lora
 from tinypeft.peft import ULoraConfig, best_low_rank, get_peft_model
 from tinypeft.quant import quantize_4bit, replace_with_bnb_linear
 

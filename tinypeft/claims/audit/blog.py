@@ -10,7 +10,7 @@ import numpy as np
 from tinypeft.autograd import Tensor, functional as F
 from tinypeft.budget import adapted, base_parameters, format_bytes, memory
 from tinypeft.claims.claim import Range, claim
-from tinypeft.claims.experiments import counts, first_layer, inputs, share, toy_llama, toy_lora
+from tinypeft.claims.experiments import counts, share
 from tinypeft.claims.judge import Computed, computed, under
 from tinypeft.claims.measures import (
     degrees_of_freedom,
@@ -26,11 +26,15 @@ from tinypeft.claims.small_models import (
     adapter_layer,
     as_if_trained,
     base_values,
+    first_layer,
+    inputs,
     largest,
     logits,
     small_gpt2,
     small_llama,
     token_ids,
+    toy_llama,
+    toy_lora,
 )
 from tinypeft.nn import CausalLM, generator
 from tinypeft.peft import (

@@ -7,11 +7,11 @@ from typing import Any
 from tinypeft.autograd import ops
 from tinypeft.budget import base_parameters, format_bytes, memory
 from tinypeft.claims.claim import Range, claim, editorial
-from tinypeft.claims.experiments import FITS, GB24, GB40, GB80, IDS, counts, full_training, share, toy_llama, training
+from tinypeft.claims.experiments import FITS, GB24, GB40, GB80, counts, full_training, share, training
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 from tinypeft.claims.measures import forward_work, operations
 from tinypeft.claims.settings import LATENCY, LINEAR, PREFIX20, WIDTH_64, lora, slowdown
-from tinypeft.claims.small_models import as_if_trained, largest, logits, small_gpt2, small_llama, token_ids
+from tinypeft.claims.small_models import IDS, as_if_trained, largest, logits, small_gpt2, small_llama, token_ids, toy_llama
 from tinypeft.nn import LlamaConfig, LlamaForCausalLM
 from tinypeft.nn.attention import KeyValueCache
 from tinypeft.peft import BitFitConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model

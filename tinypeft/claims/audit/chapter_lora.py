@@ -5,16 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tinypeft.claims.claim import claim, editorial
-from tinypeft.claims.experiments import (
-    first_layer,
-    growth_of_first_change,
-    inputs,
-    largest_stable_rate,
-    toy_lora,
-)
+from tinypeft.claims.experiments import growth_of_first_change, largest_stable_rate
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 from tinypeft.claims.settings import LINEAR, lora
-from tinypeft.claims.small_models import largest, logits
+from tinypeft.claims.small_models import first_layer, inputs, largest, logits, toy_lora
 from tinypeft.models import AutoModelForCausalLM
 from tinypeft.peft import get_peft_model
 

@@ -22,18 +22,15 @@ from tinypeft.claims.experiments import (
     all_choices,
     base_bytes,
     by_module,
-    first_layer,
     full_training,
-    inputs,
     normal_blocks,
     qlora_70b,
     squared_error,
-    toy_lora,
     training,
 )
 from tinypeft.claims.judge import Computed, computed, searched, under
 from tinypeft.claims.settings import lora
-from tinypeft.claims.small_models import largest
+from tinypeft.claims.small_models import first_layer, inputs, largest, toy_lora
 from tinypeft.quant import dequantize_blockwise, entropy, get_4bit_type, quantize_4bit, regions
 from tinypeft.quant.codebooks import NF4_OFFSET, midpoints
 

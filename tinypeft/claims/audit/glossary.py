@@ -10,23 +10,10 @@ import numpy as np
 
 from tinypeft.budget import build, format_bytes, format_value
 from tinypeft.claims.claim import Range, claim, editorial
-from tinypeft.claims.experiments import (
-    ATTENTION,
-    FITS,
-    GB40,
-    GB80,
-    SOMETHING,
-    first_layer,
-    inputs,
-    lora_counts,
-    lora_share,
-    share,
-    toy_llama,
-    training,
-)
+from tinypeft.claims.experiments import ATTENTION, FITS, GB40, GB80, SOMETHING, lora_counts, lora_share, share, training
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 from tinypeft.claims.settings import LINEAR, NF4, PREFIX20, PROMPT20, QKVO, WIDTH_64, lora
-from tinypeft.claims.small_models import largest, logits
+from tinypeft.claims.small_models import first_layer, inputs, largest, logits, toy_llama
 from tinypeft.peft import BottleneckConfig, IA3Config, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from tinypeft.quant import replace_with_bnb_linear
 

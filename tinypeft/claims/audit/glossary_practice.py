@@ -8,22 +8,11 @@ import numpy as np
 
 from tinypeft.budget import adapted, adapter_bytes, base_parameters, build, format_bytes, format_value
 from tinypeft.claims.claim import Range, claim, editorial
-from tinypeft.claims.experiments import (
-    FITS,
-    GB80,
-    base_bytes,
-    counts,
-    first_layer,
-    inputs,
-    lora_counts,
-    share,
-    toy_llama,
-    toy_lora,
-    training,
-)
+from tinypeft.claims.experiments import FITS, GB80, base_bytes, counts, lora_counts, share, training
 from tinypeft.claims.judge import Computed, Verdict, computed, under
 from tinypeft.claims.measures import rank, relative
 from tinypeft.claims.settings import LINEAR, PREFIX20, WIDTH_64, lora
+from tinypeft.claims.small_models import first_layer, inputs, toy_llama, toy_lora
 from tinypeft.nn import Linear
 from tinypeft.peft import (
     BottleneckConfig,
