@@ -35,7 +35,7 @@ STORED = ("base weights", "master weights", "gradients", "optimizer states")  # 
 
 Targets = str | tuple[str, ...]
 ATTENTION = tuple(QKVO)
-CHOICES: dict[str, Targets] = {"q": ("q_proj",), "q, k, v, o": ATTENTION, "all linear": LINEAR}  # of modules, as the last document reckons
+CHOICES: dict[str, Targets] = {"q": ("q_proj",), "q, k, v, o": ATTENTION, "all linear": LINEAR}  # of modules
 
 
 @dataclass(frozen=True)
