@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tinypeft.budget.methods import NF4
 from tinypeft.peft import BottleneckConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from tinypeft.quant import BitsAndBytesConfig
 
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR = "all-linear"
-# As in QLoRA's paper and in the script of 001: products are computed in bfloat16. (bitsandbytes' default is float32.)
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                         bnb_4bit_compute_dtype="bfloat16")
+# The planner's NF4, as in QLoRA's paper and in the script of 001: products are computed in bfloat16. (bitsandbytes' default is
+# float32.)
 NF4_PLAIN = replace(NF4, bnb_4bit_use_double_quant=False)
 NF4_EXACT = replace(NF4, bnb_4bit_compute_dtype=None)  # products in the input's own precision, for small models in float64
 PREFIX20 = PrefixTuningConfig(num_virtual_tokens=20)
@@ -36,3 +35,6 @@ def lora(r: int, target_modules: Any = QKVO, **options: Any) -> LoraConfig:
 def slowdown(case: str, adapters: int) -> float:
     """By what share a forward pass took longer with so many adapters a layer, 1 or 2, in one of the cases of LATENCY."""
     return LATENCY[case][adapters] / LATENCY[case][0] - 1
+
+
+__all__ = ["LATENCY", "LINEAR", "NF4", "NF4_EXACT", "NF4_PLAIN", "PREFIX20", "PROMPT20", "QKVO", "WIDTH_64", "lora", "slowdown"]
