@@ -159,13 +159,15 @@ def counts_by_targets(model: str, r: int) -> dict[tuple[str, ...], int]:
 def _(steps: Steps) -> str:
     base, counts = base_parameters("llama-2-7b"), counts_by_targets("llama-2-7b", 16)
     nearest = min(counts.values(), key=lambda count: abs(count - 3e6))
+    narrow = count_parameters("qwen2-7b", lora(16, ["q_proj"])).trainable
     steps.add("The model", "all parameters of Llama-2 7B, by building it", base, stated="7B")
     factors = lora_factors(adapted("llama-2-7b", lora(16, ["q_proj"])))
     A, B = factors[0]
     steps.add("Parameters at r=16", f"{shaped(A=A, B=B)} in each of {len(factors)} layers: of {len(counts)} choices of target "
               "modules the nearest", nearest, stated="3M",
-              why=f"That is the fewest that r=16 can train. Queries, keys, values and outputs are "
-                  f"{counts['q_proj', 'k_proj', 'v_proj', 'o_proj']:,}, and all linear layers {max(counts.values()):,}.")
+              why=f"That is the fewest that r=16 can train in this model. Queries, keys, values and outputs are "
+                  f"{counts['q_proj', 'k_proj', 'v_proj', 'o_proj']:,}, and all linear layers {max(counts.values()):,}. Where "
+                  f"matrices are narrower, one kind alone may round to 3M: the queries of Qwen2-7B have {narrow:,}.")
     steps.add("Share of the model", f"{nearest:,} / {base:,}", nearest / base, stated="0.04%", follows=3e6 / 7e9)
     work = 6 * base / (4 * base + 6 * nearest)
     steps.add("Full fine-tuning's work, in LoRA's", f"6 N / (4 N + 6 n), N = {base:,}, n = {nearest:,}", work,

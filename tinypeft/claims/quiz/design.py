@@ -10,9 +10,9 @@ from tinypeft.budget.weights import dtype_bytes, optimizer_bytes
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.counting import ATTENTION
 from tinypeft.claims.quiz.family import Table, asked, family, unlike
-from tinypeft.claims.quiz.four_bits import NF4
 from tinypeft.claims.quiz.runs import bundled
 from tinypeft.claims.quiz.training_memory import LORA
+from tinypeft.claims.settings import NF4
 from tinypeft.peft import LoraConfig, PromptTuningConfig, create_loraplus_optimizer, get_peft_model
 from tinypeft.training.optimizers import AdamW
 

@@ -14,6 +14,7 @@ from tinypeft.budget.memory import memory
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import BUNDLED
+from tinypeft.claims.settings import NF4, NF4_EXACT
 from tinypeft.models import AutoModelForCausalLM
 from tinypeft.peft import LoraConfig, get_peft_model
 from tinypeft.quant import (
@@ -27,7 +28,6 @@ from tinypeft.quant import (
     regions,
 )
 
-NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 INT8 = BitsAndBytesConfig(load_in_8bit=True)
 
 
@@ -235,8 +235,8 @@ def _merge_loss(config: BitsAndBytesConfig, share: float, dequantized: bool = Fa
 @family("requantized", objective=3, topic="qlora", methods=("qlora",), section="07_qlora")
 def requantized() -> Table:
     """What merging loses: measured on a small model."""
-    values = {"float": _merge_loss(NF4, 0.015, dequantized=True), "int8": _merge_loss(INT8, 0.015),
-              "large": _merge_loss(NF4, 0.3), "nf4": _merge_loss(NF4, 0.015)}
+    values = {"float": _merge_loss(NF4_EXACT, 0.015, dequantized=True), "int8": _merge_loss(INT8, 0.015),
+              "large": _merge_loss(NF4_EXACT, 0.3), "nf4": _merge_loss(NF4_EXACT, 0.015)}
     unlike(values)
     ask = "How large is the error of the merged weights, |change made - change wanted| / |change wanted|?"
     return Table(
