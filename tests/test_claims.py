@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,13 @@ def test_what_is_wrong_is_explained_and_set_right():
         if result.claim.compute:
             assert result.computed, id
             assert result.claim.how, id
+
+
+def test_readme_counts_the_verdicts():
+    counts = Counter(result.verdict for result in found().values())
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert "| of 233 | " + " | ".join(str(counts[verdict]) for verdict in Verdict) + " |" in readme
+    assert f"({sum(not entry.compute for entry in CLAIMS.values())} claims, on which no computation" in readme
 
 
 def test_slow_claims_are_recorded():

@@ -12,7 +12,8 @@ from tinypeft.budget.memory import PARTS, memory
 from tinypeft.budget.weights import dtype_bytes, optimizer_bytes
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.family import Table, asked, family, unlike
-from tinypeft.claims.quiz.four_bits import INT8, NF4
+from tinypeft.claims.quiz.four_bits import INT8
+from tinypeft.claims.settings import NF4, NF4_PLAIN
 from tinypeft.peft import LoraConfig
 from tinypeft.peft.targets import find_targets
 from tinypeft.quant import BitsAndBytesConfig
@@ -29,8 +30,7 @@ def base_memory() -> Table:
 
     model: Any = build("llama-2-70b")
     linear = sum(model.get_submodule(path).weight.size for path in find_targets(model, LORA))
-    plain = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    values = {"double": stored(NF4), "plain": stored(plain), "codes": linear / 2, "int8": stored(INT8)}
+    values = {"double": stored(NF4), "plain": stored(NF4_PLAIN), "codes": linear / 2, "int8": stored(INT8)}
     unlike(values)
     kept = 2.0 * (base_parameters("llama-2-70b") - linear)
     half = format_bytes(base_parameters("llama-2-70b") / 2)
