@@ -1,0 +1,7 @@
+"""Grading: a learner's code is run in a process of its own, and judged in another that it cannot reach.
+
+    worker.py       runs the learner's functions; the only file of ours in their sight
+    process.py      starts, times and ends it; confine.py puts it into a sandbox
+    compare.py      received against expected; submission.py names the mistake; plugin.py is the pytest fixture
+    run.py          the packaged grader in an interpreter of our own, and its report
+"""

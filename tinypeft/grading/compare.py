@@ -1,0 +1,104 @@
+"""Whether what came back is what was expected, and where it first is not. Runs in the grader's process, on decoded values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+DOUBLE, SINGLE = 1e-10, 1e-5  # relative to the largest expected number, at least 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference between a received tree and the expected one.
+
+    Attributes:
+        place: where in the result, such as ["A"][0, 2]; "" for the whole.
+        received, expected: as text.
+        kind: "type", "shape", "dtype", "keys", "length" or "value".
+    """
+
+    place: str
+    received: str
+    expected: str
+    kind: str
+
+    def __str__(self) -> str:
+        where = f"at {self.place}: " if self.place else ""
+        return f"{where}received {self.received}, expected {self.expected}"
+
+
+def compare(received: Any, expected: Any, place: str = "") -> Difference | None:
+    """None if `received` is right.
+
+    Args:
+        expected: None, bool, int, str, float, list, dict, or array. Integers, and arrays of them, have to be exact, with the
+            exact dtype; floats, and arrays of them, are compared to DOUBLE, or to SINGLE if they came as float32.
+    """
+    if isinstance(expected, dict):
+        return _compare_dicts(received, expected, place)
+    if isinstance(expected, list | tuple):
+        return _compare_lists(received, expected, place)
+    if isinstance(expected, np.ndarray) and expected.ndim:
+        return _compare_arrays(received, expected, place)
+    if isinstance(received, np.ndarray) and received.ndim == 0 and received.dtype != np.float32:
+        received = received.item()
+    if isinstance(expected, float | np.floating | np.ndarray):
+        if isinstance(received, bool) or not isinstance(received, int | float | np.ndarray) or np.ndim(received):
+            return Difference(place, describe(received), f"a number, {float(expected):.10g}", "type")
+        tolerance = SINGLE if isinstance(received, np.ndarray) else DOUBLE
+        close = abs(float(received) - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
+        return None if close else Difference(place, f"{float(received):.10g}", f"{float(expected):.10g}", "value")
+    if type(received) is not type(expected):
+        return Difference(place, describe(received), describe(expected), "type")
+    return None if received == expected else Difference(place, repr(received), repr(expected), "value")
+
+
+def _compare_dicts(received: Any, expected: dict[str, Any], place: str) -> Difference | None:
+    if not isinstance(received, dict) or set(received) != set(expected):
+        given = f"a dict of {sorted(received)}" if isinstance(received, dict) else describe(received)
+        return Difference(place, given, f"a dict of {sorted(expected)}", "keys")
+    return next((found for key in expected if (found := compare(received[key], expected[key], f"{place}[{key!r}]"))), None)
+
+
+def _compare_lists(received: Any, expected: Any, place: str) -> Difference | None:
+    if not isinstance(received, list) or len(received) != len(expected):
+        given = f"a list of {len(received)}" if isinstance(received, list) else describe(received)
+        return Difference(place, given, f"a list of {len(expected)}", "length")
+    pairs = enumerate(zip(received, expected, strict=True))
+    return next((found for i, (a, b) in pairs if (found := compare(a, b, f"{place}[{i}]"))), None)
+
+
+def _compare_arrays(received: Any, expected: np.ndarray, place: str) -> Difference | None:
+    if not isinstance(received, np.ndarray):
+        return Difference(place, describe(received), describe(expected), "type")
+    if received.shape != expected.shape:
+        return Difference(place, f"shape {received.shape}", f"shape {expected.shape}", "shape")
+    exact = expected.dtype.kind != "f"
+    if received.dtype != expected.dtype if exact else received.dtype not in (np.float32, np.float64):
+        wanted = str(expected.dtype) if exact else "float64 or float32"
+        return Difference(place, f"an array of {received.dtype}", f"an array of {wanted}", "dtype")
+    if exact:
+        wrong = received != expected
+    else:
+        tolerance = SINGLE if received.dtype == np.float32 else DOUBLE
+        most = tolerance * max(1.0, float(np.abs(expected).max(initial=0)))
+        with np.errstate(invalid="ignore"):
+            near = np.abs(received.astype(np.float64) - expected) <= most
+        wrong = ~near  # nan is not near anything
+    if not wrong.any():
+        return None
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return Difference(f"{place}[{', '.join(map(str, index))}]", f"{received[index]:.10g}", f"{expected[index]:.10g}", "value")
+
+
+def describe(value: Any) -> str:
+    """What kind of thing it is, for a message."""
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"the {type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

@@ -1,0 +1,80 @@
+"""The exercises as they are described in their folders: exercise.toml, the file to edit, the grader."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinypeft.nn.module import near
+
+TOTAL = 100
+COURSE = Path(__file__).parents[1] / "_course" / "exercises"  # in an installed tinypeft
+SOURCE = Path(__file__).parents[2] / "exercises"  # in a checkout
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes:
+        slug: its folder's name, such as "04_lora".
+        title: in words.
+        file: what the learner edits.
+        points: test -> points; they add up to 100.
+        hints: three, each saying more.
+        mistakes: id of a misconception -> "lesson/section" where it is taught.
+        folder: where it lies.
+    """
+
+    slug: str
+    title: str
+    file: str
+    points: dict[str, int]
+    hints: tuple[str, ...]
+    mistakes: dict[str, str]
+    folder: Path
+
+    @property
+    def grader(self) -> Path:
+        return self.folder / f"test_{self.slug}.py"
+
+
+def exercises_folder() -> Path:
+    """Where the packaged exercises are."""
+    return SOURCE if (SOURCE / "CONTRACT.md").exists() else COURSE
+
+
+def read_exercise(folder: Path) -> Exercise:
+    """From exercise.toml.
+
+    Raises:
+        ValueError: its points do not add up to 100.
+    """
+    values = tomllib.loads((folder / "exercise.toml").read_text("utf-8"))
+    found = Exercise(folder.name, values["title"], values["file"], values["points"], tuple(values["hints"]),
+                     values.get("mistakes", {}), folder)
+    if sum(found.points.values()) != TOTAL:
+        raise ValueError(f"{folder / 'exercise.toml'}: the points add up to {sum(found.points.values())}, not {TOTAL}")
+    return found
+
+
+def all_exercises() -> dict[str, Exercise]:
+    """Slug -> exercise, in order."""
+    return {path.parent.name: read_exercise(path.parent) for path in sorted(exercises_folder().glob("*/exercise.toml"))}
+
+
+def find_exercise(name: str) -> Exercise:
+    """By its number ("4", "04") or its name.
+
+    Raises:
+        ValueError: there is none; near names are listed.
+    """
+    known = all_exercises()
+    for slug, exercise in known.items():
+        number = slug.partition("_")[0]
+        if name in (slug, number, slug.partition("_")[2]) or (name.isdigit() and int(name) == int(number)):
+            return exercise
+    hint = near(name, known)
+    raise ValueError(f"no exercise {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
+                     + f"There are: {', '.join(known) or 'none'}")

@@ -1,0 +1,81 @@
+"""The pytest plugin: the fixture `submission`, and a report. Nothing is imported until a test asks for the fixture.
+
+    pytest exercises/04_lora                       advisory: what you edit, graded with the seed of everybody
+    tinypeft test 04, tinypeft grade               the same tests in an interpreter of our own (run.py)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PUBLIC_SEED = 0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tinypeft")
+    group.addoption("--submission", help="the file to grade; default: the one beside the grader")
+    group.addoption("--grading-seed", type=int, default=PUBLIC_SEED, help="the inputs are drawn from it")
+    group.addoption("--confined", action="store_true", help="run the submission in a sandbox")
+    group.addoption("--grading-report", help="FILE.json to write to")
+
+
+@pytest.fixture(scope="session")
+def _workers() -> Iterator[dict[Path, Any]]:
+    """One worker for each file, for the whole run."""
+    found: dict[Path, Any] = {}
+    yield found
+    for worker in found.values():
+        worker.close()
+
+
+@pytest.fixture
+def submission(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any:
+    """The learner's file: its functions look like attributes, and run in a process of their own."""
+    from tinypeft.grading.exercise import read_exercise
+    from tinypeft.grading.process import Worker
+    from tinypeft.grading.submission import Submission
+
+    exercise = read_exercise(request.path.parent)
+    option = request.config.getoption
+    file = Path(option("--submission") or exercise.folder / exercise.file)
+    if file not in _workers:
+        _workers[file] = Worker(file, confined=option("--confined"))
+    return Submission(_workers[file], exercise, option("--grading-seed"), request.node.name)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    outcome: Any = yield
+    report, error = outcome.get_result(), call.excinfo.value if call.excinfo else None
+    if type(error).__name__ == "Wrong":
+        report.longrepr = str(error)  # the message is all: no lines of ours
+    report.mistake = getattr(error, "mistake", None) or ("error" if error else None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--grading-report"):
+        config.pluginmanager.register(_Report(Path(path)), "tinypeft-report")
+
+
+class _Report:
+    """Collects a row for each test, and writes them at the end."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, {}  # type: Path, dict[str, dict[str, Any]]
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when != "call" and report.passed:
+            return
+        row = self.rows.setdefault(report.location[2], {"passed": False, "message": "", "mistake": None, "seconds": 0.0})
+        row["seconds"] += report.duration
+        row["passed"] = report.when == "call" and report.passed
+        if not report.passed:
+            row |= {"message": str(report.longrepr), "mistake": report.mistake or "skipped"}
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(self.rows), encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Grading one submission: the packaged grader in an interpreter of our own, and a neutral report of what it found.
+
+Nothing of the learner's is in that interpreter: not their folder, their conftest.py, their PYTHONPATH or their PYTEST_ADDOPTS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tinypeft.grading.exercise import TOTAL, Exercise
+from tinypeft.grading.plugin import PUBLIC_SEED
+
+PATIENCE = 120.0  # seconds for a whole run, whose calls have limits of their own
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test: its points or none of them."""
+
+    name: str
+    points: int
+    max: int
+    passed: bool
+    message: str
+    mistake: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a submission."""
+
+    exercise: str
+    title: str
+    seed: int | None
+    confined: bool
+    score: int
+    max: int
+    tests: tuple[TestResult, ...]
+    version: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confined: bool = False,
+               tests: Sequence[str] = ()) -> Report:
+    """Run an exercise's grader on a file.
+
+    Args:
+        seed: inputs are drawn from it.
+        confined: in a sandbox; see confine.py.
+        tests: only these; none for all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: the grader itself did not run.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file} to grade")
+    with tempfile.TemporaryDirectory(prefix="tinypeft-grading-") as folder:
+        report = Path(folder) / "report.json"
+        names = [f"{exercise.grader}::{test}" for test in tests] or [str(exercise.grader)]
+        command = [sys.executable, "-I", "-B", "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", folder,
+                   "-p", "no:cacheprovider", "-p", "tinypeft.grading.plugin", "--import-mode=importlib",
+                   "--submission", str(file.resolve()), "--grading-seed", str(seed), "--grading-report", str(report), *names,
+                   *(["--confined"] if confined else [])]
+        environment = {name: value for name, value in os.environ.items()
+                       if not name.startswith(("PYTEST_", "PYTHON"))}
+        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}  # other plugins take seconds to load
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False,
+                              timeout=PATIENCE)
+        if not report.exists():
+            raise RuntimeError(f"the grader of {exercise.slug} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        rows: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    found = tuple(_result(name, points, rows.get(name)) for name, points in exercise.points.items())
+    return Report(exercise.slug, exercise.title, seed, confined, sum(test.points for test in found), TOTAL, found,
+                  version("tinypeft"))
+
+
+def _result(name: str, points: int, row: dict[str, Any] | None) -> TestResult:
+    if row is None:
+        return TestResult(name, 0, points, False, "not run", "not-run", 0.0)
+    return TestResult(name, points if row["passed"] else 0, points, row["passed"], row["message"], row["mistake"],
+                      round(row["seconds"], 3))

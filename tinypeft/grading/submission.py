@@ -1,0 +1,148 @@
+"""What a grader holds in its hand: a submission that looks like a module, and comparisons that name the mistake.
+
+    def test_forward(submission):
+        submission.agrees("lora_forward", cases(submission.rng), lora_forward, MISTAKES)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinypeft.grading.compare import Difference, compare, describe
+from tinypeft.grading.exercise import Exercise
+from tinypeft.grading.process import Failure, Worker
+from tinypeft.nn.module import generator
+
+
+@dataclass(frozen=True)
+class Misconception:
+    """A typical mistake.
+
+    Attributes:
+        id: stable, such as "lora.no_scale".
+        says: what it is, to the learner: "alpha / r is missing".
+        gives: what a solution with this mistake returns; it may raise where it could not be made at all.
+    """
+
+    id: str
+    says: str
+    gives: Callable[..., Any]
+
+
+class Wrong(AssertionError):
+    """A test that failed, with all that a report needs.
+
+    Attributes:
+        function: which was called.
+        mistake: the id of the misconception, "numeric" for an unknown difference, or the kind of a Failure.
+    """
+
+    def __init__(self, message: str, function: str, mistake: str):
+        super().__init__(message)
+        self.function, self.mistake = function, mistake
+
+
+class Submission:
+    """A learner's file: its functions are called as attributes, in a process of their own.
+
+    Attributes:
+        rng: random numbers for the inputs of this test, drawn from (seed, test).
+    """
+
+    def __init__(self, worker: Worker, exercise: Exercise, seed: int, test: str):
+        self._worker, self._exercise = worker, exercise
+        self.rng = generator(seed, exercise.slug, test)
+
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        if function.startswith("_"):
+            raise AttributeError(function)
+        return lambda *arguments: self._call(function, arguments)
+
+    def agrees(self, function: str, cases: Iterable[Sequence[Any]], oracle: Callable[..., Any],
+               misconceptions: Sequence[Misconception] = (), part: str | None = None) -> None:
+        """Call a function for each case, and compare with the oracle.
+
+        Args:
+            part: compare only this entry of the dict that comes back; oracle and misconceptions give that entry.
+
+        Raises:
+            Wrong: a case differs. The misconception named is one that gives what was received, in every case.
+        """
+        answered = []
+        for arguments in cases:
+            received = self._call(function, arguments)
+            if part is not None:
+                holds = isinstance(received, dict) and part in received
+                self.require(holds, function, f"expected a dict with {part!r}, received {describe(received)}", "keys")
+                received = received[part]
+            answered.append((arguments, received, oracle(*_copies(arguments))))
+        for arguments, received, expected in answered:
+            if difference := compare(received, expected, "" if part is None else f"[{part!r}]"):
+                raise self._wrong(function, arguments, difference, _explanation(answered, misconceptions))
+
+    def require(self, holds: bool, function: str, message: str, mistake: str = "numeric") -> None:
+        """Fail with a message of one's own, for what is not a comparison with an oracle."""
+        if not holds:
+            raise Wrong(f"{function}: {message}{self._section(mistake)}", function, mistake)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _call(self, function: str, arguments: Sequence[Any]) -> Any:
+        try:
+            return self._worker.call(function, *arguments)
+        except Failure as failure:
+            where = "".join(f"\n    {line}" for line in failure.where)
+            raise Wrong(f"{function}({_told(arguments)}): {failure}{where}", function, failure.kind) from None
+
+    def _wrong(self, function: str, arguments: Sequence[Any], difference: Difference, found: Misconception | None) -> Wrong:
+        text = f"{function}({_told(arguments)}), {difference}."
+        if found is None:
+            return Wrong(text, function, "numeric" if difference.kind == "value" else difference.kind)
+        return Wrong(f"{text} It looks as if {found.says}.{self._section(found.id)}", function, found.id)
+
+    def _section(self, mistake: str) -> str:
+        lesson, _, section = self._exercise.mistakes.get(mistake, "").partition("/")
+        return f" See lesson {lesson}, section {section}." if section else ""
+
+
+def _explanation(answered: Sequence[tuple[Sequence[Any], Any, Any]], misconceptions: Sequence[Misconception]
+                 ) -> Misconception | None:
+    """The first misconception that gives what was received in every case, and not what was expected in all of them."""
+    for one in misconceptions:
+        try:
+            given = [one.gives(*_copies(arguments)) for arguments, _, _ in answered]
+        except Exception:  # it cannot be made with these shapes
+            continue
+        explains = all(compare(received, wrong) is None for (_, received, _), wrong in zip(answered, given, strict=True))
+        if explains and any(compare(wrong, expected) for (_, _, expected), wrong in zip(answered, given, strict=True)):
+            return one
+    return None
+
+
+def _copies(arguments: Sequence[Any]) -> list[Any]:
+    """So that an oracle or a misconception that changes its arguments changes its own."""
+    def copied(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.copy()
+        if isinstance(value, Mapping):
+            return {key: copied(item) for key, item in value.items()}
+        return [copied(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return [copied(value) for value in arguments]
+
+
+def _told(arguments: Sequence[Any]) -> str:
+    """Arguments for a message: arrays by their shape."""
+    return ", ".join(f"{value.shape}" if isinstance(value, np.ndarray) else _short(value) for value in arguments)
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, bool | int | float | str) or value is None else describe(value)
+    return text if len(text) <= 50 else text[:47] + "..."
+
+
+__all__ = ["Misconception", "Submission", "Wrong"]
