@@ -63,11 +63,11 @@ class Submission:
         return lambda *arguments: self._call(function, arguments)
 
     def agrees(self, function: str, cases: Iterable[Sequence[Any]], oracle: Callable[..., Any],
-               misconceptions: Sequence[Misconception] = (), part: str | None = None) -> None:
+               misconceptions: Sequence[Misconception] = (), part: str | int | None = None) -> None:
         """Call a function for each case, and compare with the oracle.
 
         Args:
-            part: compare only this entry of the dict that comes back; oracle and misconceptions give that entry.
+            part: compare only this entry of the dict or list that comes back; oracle and misconceptions give that entry.
 
         Raises:
             Wrong: a case differs. The misconception named is one that gives what was received, in every case.
@@ -76,9 +76,7 @@ class Submission:
         for arguments in cases:
             received = self._call(function, arguments)
             if part is not None:
-                holds = isinstance(received, dict) and part in received
-                self.require(holds, function, f"expected a dict with {part!r}, received {describe(received)}", "keys")
-                received = received[part]
+                received = self._part(function, received, part)
             answered.append((arguments, received, oracle(*_copies(arguments))))
         for arguments, received, expected in answered:
             if difference := compare(received, expected, "" if part is None else f"[{part!r}]"):
@@ -97,6 +95,15 @@ class Submission:
         except Failure as failure:
             where = "".join(f"\n    {line}" for line in failure.where)
             raise Wrong(f"{function}({_told(arguments)}): {failure}{where}", function, failure.kind) from None
+
+    def _part(self, function: str, received: Any, part: str | int) -> Any:
+        if isinstance(part, int):
+            holds, wanted = isinstance(received, list) and part < len(received), f"a list of more than {part}"
+        else:
+            holds, wanted = isinstance(received, dict) and part in received, f"a dict with {part!r}"
+        self.require(holds, function, f"expected {wanted}, received {describe(received)}",
+                     "length" if isinstance(part, int) else "keys")
+        return received[part]
 
     def _wrong(self, function: str, arguments: Sequence[Any], difference: Difference, found: Misconception | None) -> Wrong:
         text = f"{function}({_told(arguments)}), {difference}."
