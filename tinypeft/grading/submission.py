@@ -39,11 +39,13 @@ class Wrong(AssertionError):
     Attributes:
         function: which was called.
         mistake: the id of the misconception, "numeric" for an unknown difference, or the kind of a Failure.
+        received, expected: of the case that differs; None where nothing was compared.
     """
 
-    def __init__(self, message: str, function: str, mistake: str):
+    def __init__(self, message: str, function: str, mistake: str, received: Any = None, expected: Any = None):
         super().__init__(message)
         self.function, self.mistake = function, mistake
+        self.received, self.expected = received, expected
 
 
 class Submission:
@@ -80,7 +82,8 @@ class Submission:
             answered.append((arguments, received, oracle(*_copies(arguments))))
         for arguments, received, expected in answered:
             if difference := compare(received, expected, "" if part is None else f"[{part!r}]"):
-                raise self._wrong(function, arguments, difference, _explanation(answered, misconceptions))
+                message, mistake = self._diagnosis(function, arguments, difference, _explanation(answered, misconceptions))
+                raise Wrong(message, function, mistake, received, expected)
 
     def require(self, holds: bool, function: str, message: str, mistake: str = "numeric") -> None:
         """Fail with a message of one's own, for what is not a comparison with an oracle."""
@@ -105,11 +108,13 @@ class Submission:
                      "length" if isinstance(part, int) else "keys")
         return received[part]
 
-    def _wrong(self, function: str, arguments: Sequence[Any], difference: Difference, found: Misconception | None) -> Wrong:
+    def _diagnosis(self, function: str, arguments: Sequence[Any], difference: Difference, found: Misconception | None
+                   ) -> tuple[str, str]:
+        """The message, and the mistake's id."""
         text = f"{function}({_told(arguments)}), {difference}."
         if found is None:
-            return Wrong(text, function, "numeric" if difference.kind == "value" else difference.kind)
-        return Wrong(f"{text} It looks as if {found.says}.{self._section(found.id)}", function, found.id)
+            return text, "numeric" if difference.kind == "value" else difference.kind
+        return f"{text} It looks as if {found.says}.{self._section(found.id)}", found.id
 
     def _section(self, mistake: str) -> str:
         lesson, _, section = self._exercise.mistakes.get(mistake, "").partition("/")
