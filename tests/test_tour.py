@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tinypeft import AutoModelForCausalLM, PeftModel
-from tinypeft.commands.learn import copy_course
 from tinypeft.commands.tour import Tour, run_tour
 
 ROOT = Path(__file__).parents[1]
@@ -70,9 +69,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_error_is_a_sentence_not_a_traceback(tmp_path):
-    (tmp_path / "course").mkdir()
+    (tmp_path / "course/thesis").mkdir(parents=True)
     for arguments, sentence in ((("tour", "--steps", "0", "--out", str(tmp_path)), "--steps must be at least 1, got 0"),
-                                (("learn", str(tmp_path / "course")), "exists already, and may hold work of yours")):
+                                (("start", str(tmp_path / "course")), "exists already, and may hold work of yours")):
         result = run(*arguments)
         assert result.returncode == 1
         assert sentence in result.stderr
@@ -81,13 +80,6 @@ def test_an_error_is_a_sentence_not_a_traceback(tmp_path):
 
 def test_the_version_is_printed():
     assert re.fullmatch(r"tinypeft \d+\.\d+\.\d+\n", run("--version").stdout)
-
-
-def test_the_course_is_copied_whole(tmp_path):
-    copy_course(tmp_path / "course")
-    assert {path.suffix for path in (tmp_path / "course/lessons").iterdir()} == {".ipynb"}
-    assert (tmp_path / "course/lessons/04_lora.ipynb").is_file()
-    assert (tmp_path / "course/exercises/README.md").is_file()
 
 
 def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 import tinypeft
+from tinypeft.commands.course_menu import course_menu
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Parameter-efficient fine-tuning, learned by building it.")
@@ -252,12 +253,7 @@ def practice(
     run_practice(topic=topic, seed=seed, count=count, kinds=kind, tries=tries, list_only=list_kinds)
 
 
-@app.command()
-def learn(folder: Annotated[Path, typer.Argument(help="Where to put the course.")] = Path("tinypeft-course")) -> None:
-    """Copy the lessons and exercises to a folder of yours, to work through with Jupyter."""
-    from tinypeft.commands.learn import copy_course
-
-    copy_course(folder)
+app.add_typer(course_menu)  # start, list, test, watch, hint, reset, solution, doctor
 
 
 def _version(show: bool) -> None:

@@ -141,7 +141,7 @@ def _tour(base: Any, out: Path, steps: int, seed: int) -> Tour:
         f"   {out / 'tour.png'}: the two training runs, side by side.\n")
     tour = Tour(**measured, difference_merged=merged, difference_reloaded=reloaded, seconds=time.perf_counter() - started)
     say(f"[bold]Next[/]  ({tour.seconds:.0f} seconds so far)\n\n"
-        f"   {program('tinypeft')} learn\n      copies the lessons; lesson 04 builds this adapter by hand\n"
+        f"   {program('tinypeft')} start\n      copies the lessons; lesson 04 builds this adapter by hand\n"
         f"   {program('tinypeft')} train --help\n      does the same with data of yours\n"
         f"   {lora_file}\n      the method: one short file, to be read beside its paper\n")
     return tour

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def is_course(folder: Path) -> bool:
 
 
 def _read(record: Path, slug: str, values: Any) -> Progress:
-    known = {field.name: type(field.default) for field in fields(Progress)}
+    known = {name: type(value) for name, value in asdict(Progress()).items()}
     if not isinstance(values, dict) or set(values) - set(known):
         raise ValueError(_unreadable(record, f"{slug} is to be a dict with some of {', '.join(known)}"))
     for name, value in values.items():
