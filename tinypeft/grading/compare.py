@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 DOUBLE, SINGLE = 1e-10, 1e-5  # relative to the largest expected number, at least 1
+TOLD = 40  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,30 @@ def compare(received: Any, expected: Any, place: str = "") -> Difference | None:
         return _compare_arrays(received, expected, place)
     if isinstance(received, np.ndarray) and received.ndim == 0 and received.dtype != np.float32:
         received = received.item()
+    if isinstance(expected, np.integer | np.bool_):
+        expected = expected.item()
     if isinstance(expected, float | np.floating | np.ndarray):
         if isinstance(received, bool) or not isinstance(received, int | float | np.ndarray) or np.ndim(received):
             return Difference(place, describe(received), f"a number, {float(expected):.10g}", "type")
         tolerance = SINGLE if isinstance(received, np.ndarray) else DOUBLE
-        close = abs(float(received) - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
-        return None if close else Difference(place, f"{float(received):.10g}", f"{float(expected):.10g}", "value")
+        number = _as_float(received)
+        close = abs(number - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
+        return None if close else Difference(place, f"{number:.10g}", f"{float(expected):.10g}", "value")
     if type(received) is not type(expected):
         return Difference(place, describe(received), describe(expected), "type")
-    return None if received == expected else Difference(place, repr(received), repr(expected), "value")
+    return None if received == expected else Difference(place, _short(received), _short(expected), "value")
+
+
+def _as_float(number: Any) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer of hundreds of digits
+        return float("inf") if number > 0 else float("-inf")
 
 
 def _compare_dicts(received: Any, expected: dict[str, Any], place: str) -> Difference | None:
     if not isinstance(received, dict) or set(received) != set(expected):
-        given = f"a dict of {sorted(received)}" if isinstance(received, dict) else describe(received)
+        given = _keys(received) if isinstance(received, dict) else describe(received)
         return Difference(place, given, f"a dict of {sorted(expected)}", "keys")
     return next((found for key in expected if (found := compare(received[key], expected[key], f"{place}[{key!r}]"))), None)
 
@@ -95,10 +106,35 @@ def _compare_arrays(received: Any, expected: np.ndarray, place: str) -> Differen
 
 
 def describe(value: Any) -> str:
-    """What kind of thing it is, for a message."""
+    """What kind of thing it is, for a message: short, however large the thing is.
+
+    >>> describe([[1, 2], 3])
+    'a list of 2'
+    """
     if isinstance(value, np.ndarray):
         return f"an array {value.shape} of {value.dtype}"
-    if value is None:
-        return "None"
-    text = repr(value)
-    return f"the {type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return _keys(value)
+    return "None" if value is None else f"the {type(value).__name__} {_short(value)}"
+
+
+def clean(text: str, most: int = 2000) -> str:
+    r"""A line for a report, from text that somebody else wrote: nothing that moves a cursor, ends the line or hides.
+
+    >>> clean("one" + chr(10) + "two" + chr(27) + "[2J")
+    'one\\ntwo\\x1b[2J'
+    """
+    short = text if len(text) <= most else text[:most - 3] + "..."
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)
+
+
+def _keys(value: dict[str, Any]) -> str:
+    names = [_short(key) for key in sorted(value)[:6]]
+    return f"a dict of [{', '.join(names)}{', ...' if len(value) > len(names) else ''}]"
+
+
+def _short(value: Any) -> str:
+    text = repr(value[:TOLD] if isinstance(value, str) else value)
+    return clean(text if len(text) <= TOLD else text[:TOLD - 3] + "...")

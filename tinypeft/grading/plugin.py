@@ -52,8 +52,13 @@ def submission(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
     outcome: Any = yield
     report, error = outcome.get_result(), call.excinfo.value if call.excinfo else None
+    report.told = None
     if type(error).__name__ == "Wrong":
-        report.longrepr = str(error)  # the message is all: no lines of ours
+        report.longrepr = report.told = str(error)  # the message is all: no lines of ours
+    elif error is not None and report.failed:
+        from tinypeft.grading.compare import clean
+
+        report.told = clean(f"what came back is nothing that the grader can work with ({type(error).__name__}: {error})", 500)
     report.mistake = getattr(error, "mistake", None) or ("error" if error else None)
 
 
@@ -75,7 +80,7 @@ class _Report:
         row["seconds"] += report.duration
         row["passed"] = report.when == "call" and report.passed
         if not report.passed:
-            row |= {"message": str(report.longrepr), "mistake": report.mistake or "skipped"}
+            row |= {"message": report.told or str(report.longrepr), "mistake": report.mistake or "skipped"}
 
     def pytest_sessionfinish(self) -> None:
         self.path.write_text(json.dumps(self.rows), encoding="utf-8")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import secrets
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -19,14 +21,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tinypeft.grading.confine import WORKER, confined_command
+from tinypeft.grading.compare import clean
+from tinypeft.grading.confine import WORKER, confined_command, system_call_filter
 from tinypeft.grading.worker import MOST_BYTES, WireError, decode, encode, send
 
 CALL_SECONDS, TOTAL_SECONDS = 5.0, 10.0
 MEMORY = 2 * 2**30
 PRINTED = 4_000  # bytes of what was printed that are kept
+MOST_SOURCE = 2**20  # bytes of a submission
 
 
 class Failure(Exception):
@@ -64,7 +68,7 @@ class Worker:
         self.limits, self.confined = limits or Limits(), confined
         self.folder = Path(tempfile.mkdtemp(prefix="tinypeft-"))
         self.file = self.folder / "submission.py"
-        shutil.copyfile(submission, self.file)
+        self.refused = _copy(submission, self.file)
         self.left = self.limits.total
         self.process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
@@ -75,19 +79,20 @@ class Worker:
         Raises:
             Failure: nothing usable came back.
         """
-        message = encode({"function": function, "arguments": list(arguments)})
+        if self.refused is not None:
+            raise Failure("load", self.refused)
         if self.left <= 0:
             raise Failure("timeout", f"the {self.limits.total:g} s for this exercise are used up")
-        reply = self._exchange(message, function)
+        reply = self._exchange(function, arguments)
         if "result" in reply:
             return reply["result"]
-        raise self._failure(reply)
+        raise _failure(reply)
 
     def printed(self) -> str:
         """The end of what the submission has printed."""
         self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, self._log.tell() - PRINTED))
-        return self._log.read().decode("utf-8", "replace")
+        return "\n".join(map(clean, self._log.read().decode("utf-8", "replace").splitlines()))
 
     def close(self) -> None:
         """End the process and all that it has started, and remove its folder."""
@@ -103,20 +108,26 @@ class Worker:
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
-    def _exchange(self, message: bytes, function: str) -> dict[str, Any]:
+    def _exchange(self, function: str, arguments: Sequence[Any]) -> dict[str, Any]:
+        number = secrets.randbits(52)  # so that a reply belongs to this request, and was not sent before it
+        message = encode({"number": number, "function": function, "arguments": list(arguments)})
         started = time.monotonic()
-        seconds = min(self.limits.call, self.left)
+        end = started + self.left
         try:
             if self.process is None:
                 self._start()
-                reply = self._receive(started + seconds)
+                reply = self._receive(end)
                 if "ready" not in reply:
                     self._end()
-                    raise self._failure(reply, loading=True)
-            self._send(message)
-            return self._receive(started + seconds)
+                    raise _failure(reply, loading=True)
+            self.requests.put(message)
+            reply = self._receive(end)
+            if reply.get("number") != number:
+                raise WireError("a reply to something else")
+            return reply
         except queue.Empty:
             self._end()
+            seconds = time.monotonic() - started
             raise Failure("timeout", f"{function} had not returned after {seconds:.3g} s") from None
         except (EOFError, WireError) as error:
             self._end()
@@ -126,37 +137,31 @@ class Worker:
 
     def _start(self) -> None:
         arguments = [str(self.limits.memory), str(int(self.limits.total) + 5)]
-        command = (confined_command(self.folder, arguments) if self.confined
-                   else [sys.executable, "-I", "-B", str(WORKER), str(self.file), *arguments])
         kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # Windows starts nothing without it
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=self.folder, start_new_session=True,
-            env={"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"} | kept)
+        with contextlib.ExitStack() as stack:
+            rules = [stack.enter_context(file) for file in [system_call_filter()] if self.confined and file is not None]
+            command = (confined_command(self.folder, arguments, *(file.fileno() for file in rules)) if self.confined
+                       else [sys.executable, "-I", "-B", str(WORKER), str(self.file), *arguments])
+            try:
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=self.folder,
+                    start_new_session=True, pass_fds=[file.fileno() for file in rules],
+                    env={"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"} | kept)
+            except OSError as error:
+                raise EOFError(f"it could not be started: {error.strerror}") from None
+        self.requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        threading.Thread(target=_listen, args=(self.process.stdout, self.replies), daemon=True).start()
+        threading.Thread(target=_converse, args=(self.process, self.requests, self.replies), daemon=True).start()
 
-    def _send(self, message: bytes) -> None:
-        """By a thread: a process that does not read would let us wait for ever."""
-        assert self.process is not None
-        threading.Thread(target=_write, args=(self.process.stdin, message), daemon=True).start()
-
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        message = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
+    def _receive(self, end: float) -> dict[str, Any]:
+        seconds = min(self.limits.call, end - time.monotonic())
+        message = self.replies.get(timeout=max(0.0, seconds))
         if message is None:
             raise EOFError("end of file")
         reply = decode(message)
         if not isinstance(reply, dict):
             raise WireError("no reply")
         return reply
-
-    def _failure(self, reply: dict[str, Any], loading: bool = False) -> Failure:
-        error, message = str(reply.get("error", "error")), str(reply.get("message", ""))
-        where = [str(line)[:300] for line in reply.get("where", []) if isinstance(line, str)][:3]
-        if error == "NotImplementedError":
-            return Failure("not-implemented", "not written yet", where)
-        if error in ("missing", "unusable"):
-            return Failure(error, message, where)
-        return Failure("load" if loading else "error", f"{error}: {message}" if message else error, where)
 
     def _end(self) -> None:
         if self.process is None:
@@ -167,27 +172,65 @@ class Worker:
             else:
                 self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        self.requests.put(None)  # its thread closes the pipes: who closes them here may wait for a process that got away
         self.process = None
 
 
-def _listen(stream: Any, replies: queue.SimpleQueue[bytes | None]) -> None:
-    """Pass on one message after the other, and None at the end, or instead of one that is too long."""
-    with contextlib.suppress(OSError, ValueError):  # closed by us
-        while len(header := stream.read(4)) == 4:
-            (length,) = struct.unpack("<I", header)
-            if length > MOST_BYTES or len(message := stream.read(length)) < length:
-                break
+def _copy(submission: Path, file: Path) -> str | None:
+    """Copy what was handed in, unless it is something else than a file: then why not. A link may lead to somebody else's."""
+    if submission.is_symlink():
+        return "what was handed in is a link, not a file"
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(submission, flags), "rb") as source:
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            return "what was handed in is not an ordinary file"
+        content = source.read(MOST_SOURCE + 1)
+    if len(content) > MOST_SOURCE:
+        return f"the file is larger than {MOST_SOURCE:,} bytes"
+    file.write_bytes(content)
+    file.chmod(0o644)  # whoever the worker becomes may read it
+    return None
+
+
+def _failure(reply: dict[str, Any], loading: bool = False) -> Failure:
+    """Of an error as the worker tells it. Nothing in it need be what it should be."""
+    error, message, lines = (reply.get(name) for name in ("error", "message", "where"))
+    error = clean(error, 100) if isinstance(error, str) else "error"
+    message = clean(message, 1000) if isinstance(message, str) else ""
+    where = [clean(line, 300) for line in lines[:3] if isinstance(line, str)] if isinstance(lines, list) else []
+    if error == "NotImplementedError":
+        return Failure("not-implemented", "not written yet", where)
+    if error in ("missing", "unusable"):
+        return Failure(error, message, where)
+    return Failure("load" if loading else "error", f"{error}: {message}" if message else error, where)
+
+
+def _converse(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None],
+              replies: queue.SimpleQueue[bytes | None]) -> None:
+    """Read one message, then one more for each request; None where there is none, or one that is too long.
+
+    In a thread, because a process that neither reads nor writes would let us wait for ever. Nothing is read that was not asked
+    for: what a process sends without end stays on its side.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError), process.stdout, process.stdin:  # it may be gone at any time
+        message = _read(process.stdout)
+        while message is not None:
             replies.put(message)
+            if (request := requests.get()) is None:
+                return
+            send(process.stdin, request)
+            message = _read(process.stdout)
     replies.put(None)
 
 
-def _write(stream: Any, message: bytes) -> None:
-    with contextlib.suppress(OSError, ValueError):  # it is gone: that shows where the reply is waited for
-        send(stream, message)
+def _read(stream: IO[bytes]) -> bytes | None:
+    header = stream.read(4)
+    if len(header) < 4 or (length := struct.unpack("<I", header)[0]) > MOST_BYTES:
+        return None
+    message = stream.read(length)
+    return message if len(message) == length else None
 
 
 __all__ = ["Failure", "Limits", "Worker"]

@@ -63,7 +63,7 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
 
     Raises:
         FileNotFoundError: there is no such file.
-        RuntimeError: the grader itself did not run.
+        RuntimeError: the grader itself did not run, or did not end.
     """
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file} to grade")
@@ -72,13 +72,17 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
         names = [f"{exercise.grader}::{test}" for test in tests] or [str(exercise.grader)]
         command = [sys.executable, "-I", "-B", "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", folder,
                    "-p", "no:cacheprovider", "-p", "tinypeft.grading.plugin", "--import-mode=importlib",
-                   "--submission", str(file.resolve()), "--grading-seed", str(seed), "--grading-report", str(report), *names,
+                   "--submission", str(file.absolute()), "--grading-seed", str(seed), "--grading-report", str(report), *names,
                    *(["--confined"] if confined else [])]
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith(("PYTEST_", "PYTHON"))}
-        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}  # other plugins take seconds to load
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False,
-                              timeout=PATIENCE)
+        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1",  # other plugins take seconds to load
+                        "TMPDIR": folder}  # what is left over after a kill goes with it
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+                                  encoding="utf-8", errors="replace", check=False, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"the grader of {exercise.slug} had not ended after {PATIENCE:g} s") from None
         if not report.exists():
             raise RuntimeError(f"the grader of {exercise.slug} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         rows: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.grading.compare import Difference, compare, describe
+from tinypeft.grading.compare import Difference, clean, compare, describe
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import Failure, Worker
 from tinypeft.nn.module import generator
+
+MOST_LINES = 10  # of a message
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Wrong(AssertionError):
     """
 
     def __init__(self, message: str, function: str, mistake: str, received: Any = None, expected: Any = None):
-        super().__init__(message)
+        super().__init__("\n".join(map(clean, message.splitlines()[:MOST_LINES])))
         self.function, self.mistake = function, mistake
         self.received, self.expected = received, expected
 

@@ -1,31 +1,35 @@
 """The process that a learner's code runs in, and the form in which arguments and results cross its border.
 
-    request   [4 bytes: length of what follows] [JSON: function and arguments] with arrays as .npy files behind it
-    reply     the same, of a result or of an error
+    request   [4 bytes: length of what follows] [4 bytes: length of the JSON] [JSON: number, function, arguments] [arrays]
+    reply     the same, with the number of its request, of a result or of an error
 
-Nothing of this process is believed: what comes back is decoded by `decode`, which takes plain values and plain arrays and
-nothing else. This file needs NumPy only, so that it can be the only one of ours that is in sight of the learner's code.
+An array is {"$array": ["<f8", [2, 3]]} in the JSON, and its bytes stand behind it, in the order of the JSON: no header to be
+parsed, no pickle. Nothing of this process is believed: what comes back is decoded by `decode`, which takes plain values and
+plain arrays and nothing else, in time and memory that are a small multiple of the message. This file needs NumPy only, so that
+it can be the only one of ours that is in sight of the learner's code.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
+import math
 import os
 import struct
 import sys
 import traceback
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 MOST_BYTES = 64 * 2**20  # of a message
+MOST_TEXT = 2**20  # of these, of the JSON: a list of empty lists takes thirty times its text in memory
 MOST_DEPTH = 20  # of a tree
-KINDS = "biuf"  # of arrays: booleans, integers, floats
+MOST_AXES = 32
+DTYPES = {name: np.dtype(name) for name in ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")}
 ARRAY = "$array"
-NOBODY = 65534
-MOST_PROCESSES, MOST_WRITTEN = 16, 10 * 2**20  # bytes of a file
+OWN_USERS, NOBODY = 200_000, 65534  # user numbers that belong to nobody: one of many for each worker, or the usual one
+MOST_WRITTEN, MOST_FILES = 10 * 2**20, 64  # bytes of a file, and open files
 
 
 class WireError(ValueError):
@@ -40,19 +44,18 @@ def encode(tree: Any) -> bytes:
     Raises:
         WireError: anything else in it, or too much of it.
     """
-    arrays: list[bytes] = []
+    arrays: list[np.ndarray] = []
     try:
         text = json.dumps(_plain(tree, arrays, 0)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(str(error)) from None
-    message = b"".join([struct.pack("<II", len(text), len(arrays)), text,
-                        *(part for array in arrays for part in (struct.pack("<I", len(array)), array))])
-    if len(message) > MOST_BYTES:
-        raise WireError(f"{len(message):,} bytes, where at most {MOST_BYTES:,} may be sent")
-    return message
+    size = 4 + len(text) + sum(array.nbytes for array in arrays)
+    if len(text) > MOST_TEXT or size > MOST_BYTES:
+        raise WireError(f"{size:,} bytes, where at most {MOST_BYTES:,} may be sent, {MOST_TEXT:,} of them outside of arrays")
+    return b"".join([struct.pack("<I", len(text)), text, *(array.tobytes() for array in arrays)])
 
 
-def _plain(value: Any, arrays: list[bytes], depth: int) -> Any:
+def _plain(value: Any, arrays: list[np.ndarray], depth: int) -> Any:
     if depth > MOST_DEPTH:
         raise WireError(f"nested more than {MOST_DEPTH} deep")
     if isinstance(value, np.generic) and not (isinstance(value, np.floating) and value.dtype != np.float64):
@@ -61,12 +64,11 @@ def _plain(value: Any, arrays: list[bytes], depth: int) -> Any:
         return value
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
-        if array.dtype.kind not in KINDS or array.nbytes > MOST_BYTES:
+        dtype = array.dtype.newbyteorder("<")
+        if dtype.str not in DTYPES or array.nbytes > MOST_BYTES:
             raise WireError(f"an array of {array.dtype} with {array.size:,} numbers cannot be sent")
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)
-        arrays.append(buffer.getvalue())
-        return {ARRAY: len(arrays) - 1}
+        arrays.append(array.astype(dtype, copy=False))
+        return {ARRAY: [dtype.str, list(array.shape)]}
     if isinstance(value, list | tuple):
         return [_plain(item, arrays, depth + 1) for item in value]
     if isinstance(value, dict) and all(type(key) is str and key != ARRAY for key in value):
@@ -82,37 +84,48 @@ def decode(message: bytes) -> Any:
         WireError: it is no message of `encode`, or holds other arrays than of plain numbers.
     """
     try:
-        length, count = struct.unpack_from("<II", message)
-        place = 8 + length
-        arrays = []
-        for _ in range(count):
-            (size,) = struct.unpack_from("<I", message, place)
-            piece = io.BytesIO(message[place + 4:place + 4 + size])
-            array = np.lib.format.read_array(piece, allow_pickle=False)
-            if array.dtype.kind not in KINDS or piece.read(1):
-                raise WireError(f"an array of {array.dtype}")
-            arrays.append(array)
-            place += 4 + size
-        if place != len(message):
-            raise WireError("its lengths do not add up")
-        return _with_arrays(json.loads(message[8:8 + length]), arrays)
+        (length,) = struct.unpack_from("<I", message)
+        if length > MOST_TEXT:
+            raise WireError("too much text")
+        tree, place = _with_arrays(json.loads(message[4:4 + length]), message, 4 + length, 0)
     except WireError:
         raise
-    except (struct.error, ValueError, TypeError, KeyError, IndexError, RecursionError, MemoryError, EOFError) as error:
+    except (struct.error, ValueError, RecursionError, MemoryError) as error:
         raise WireError(f"not a message: {type(error).__name__}") from None
+    if place != len(message):
+        raise WireError("its lengths do not add up")
+    return tree
 
 
-def _with_arrays(value: Any, arrays: list[np.ndarray]) -> Any:
+def _with_arrays(value: Any, message: bytes, place: int, depth: int) -> tuple[Any, int]:
+    """The tree with its arrays, which begin at `place` of the message, and the place where they end."""
+    if depth > MOST_DEPTH + 1:  # the tree is an entry of the reply
+        raise WireError(f"nested more than {MOST_DEPTH} deep")
     if isinstance(value, list):
-        return [_with_arrays(item, arrays) for item in value]
-    if isinstance(value, dict):
-        if set(value) == {ARRAY}:
-            return arrays[value[ARRAY]]
-        return {key: _with_arrays(item, arrays) for key, item in value.items()}
-    return value
+        for i, item in enumerate(value):
+            value[i], place = _with_arrays(item, message, place, depth + 1)
+    elif isinstance(value, dict) and set(value) == {ARRAY}:
+        return _array(value[ARRAY], message, place)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            value[key], place = _with_arrays(item, message, place, depth + 1)
+    return value, place
 
 
-def send(stream: BinaryIO, message: bytes) -> None:
+def _array(description: Any, message: bytes, place: int) -> tuple[np.ndarray, int]:
+    name, shape = description if isinstance(description, list) and len(description) == 2 else (None, None)
+    if not isinstance(name, str) or name not in DTYPES or not isinstance(shape, list) or len(shape) > MOST_AXES:
+        raise WireError("an array that is none")
+    if not all(type(n) is int and 0 <= n <= MOST_BYTES for n in shape):
+        raise WireError("an array of an impossible shape")
+    end = place + math.prod(shape) * DTYPES[name].itemsize
+    if end > len(message):
+        raise WireError("an array that is longer than the message")
+    array = np.ndarray(shape, DTYPES[name], message, place)
+    return (array.view(np.uint8) != 0 if name == "|b1" else array.copy()), end  # a byte 2 would be a third truth value
+
+
+def send(stream: IO[bytes], message: bytes) -> None:
     stream.write(struct.pack("<I", len(message)) + message)
     stream.flush()
 
@@ -130,9 +143,10 @@ def _limit(memory: int, seconds: int) -> None:
         import resource
     except ImportError:  # Windows
         return
-    wanted = {"RLIMIT_AS": memory, "RLIMIT_CPU": seconds, "RLIMIT_FSIZE": MOST_WRITTEN, "RLIMIT_CORE": 0}
-    if confined():  # elsewhere it would count all of the user's processes
-        wanted["RLIMIT_NPROC"] = MOST_PROCESSES
+    wanted = {"RLIMIT_AS": memory, "RLIMIT_CPU": seconds, "RLIMIT_FSIZE": MOST_WRITTEN, "RLIMIT_NOFILE": MOST_FILES,
+              "RLIMIT_CORE": 0}
+    if confined():  # no second process or thread, each of which would have its own memory; elsewhere all of the user's count
+        wanted["RLIMIT_NPROC"] = 1
     for name, most in wanted.items():
         kind = getattr(resource, name, None)
         if kind is None or (name == "RLIMIT_AS" and sys.platform == "darwin"):
@@ -141,6 +155,19 @@ def _limit(memory: int, seconds: int) -> None:
             resource.setrlimit(kind, (most, most))
         except (ValueError, OSError):  # a lower limit is there already
             continue
+
+
+def _become_nobody() -> None:
+    """For good: limits do not hold for root. Each worker is another nobody, so that none can use up what another may have."""
+    os.setgroups([])
+    for user in (OWN_USERS + int.from_bytes(os.urandom(2), "little"), NOBODY):
+        try:
+            os.setgid(user)
+            os.setuid(user)
+            return
+        except OSError:  # in a container that has few user numbers
+            continue
+    raise OSError("root could not become another user")
 
 
 def _load(path: str) -> Any:
@@ -178,10 +205,9 @@ def main(path: str, memory: int, seconds: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what the learner prints goes where errors go
     if confined() and os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)  # for good: the limit on processes does not hold for root
+        _become_nobody()
     _limit(memory, seconds)
+    sys.modules["tinypeft"] = None  # type: ignore[assignment]  # `import tinypeft` fails here as it does in the sandbox
     try:
         module: Any = _load(path)
         send(replies, encode({"ready": True}))
@@ -190,11 +216,11 @@ def main(path: str, memory: int, seconds: int) -> None:
         return
     while len(header := requests.read(4)) == 4:
         request = decode(requests.read(struct.unpack("<I", header)[0]))
-        reply = _answer(module, request, path)
+        number, reply = request["number"], _answer(module, request, path)
         try:
-            message = encode(reply)
-        except WireError as error:
-            message = encode({"error": "unusable", "message": str(error), "where": []})
+            message = encode(reply | {"number": number})
+        except Exception as error:  # not only WireError: a list of the learner's own kind may raise anything
+            message = encode({"error": "unusable", "message": str(error), "where": [], "number": number})
         send(replies, message)
 
 
