@@ -17,7 +17,7 @@ from pathlib import Path
 from tinypeft.grading.bank import Bank, read_bank
 from tinypeft.grading.contract import Signature, read_contract
 from tinypeft.grading.direct import DirectGrader
-from tinypeft.grading.exercise import Exercise
+from tinypeft.grading.exercise import TOTAL, Exercise
 from tinypeft.grading.mutants import mutants, vjp_mutants
 from tinypeft.grading.run import Report
 
@@ -52,9 +52,14 @@ class Findings:
     complaints: list[str]
 
     @property
+    def rejected(self) -> int:
+        """How many wrong solutions fail exactly the tests that they have to."""
+        return sum(not unlike for unlike in self.wrong.values())
+
+    @property
     def holds(self) -> bool:
         """Whether nothing is to be mended."""
-        right = all(score == 100 for scores in self.scores.values() for score in scores)
+        right = all(score == TOTAL for scores in self.scores.values() for score in scores)
         return right and not (self.stub or any(self.wrong.values()) or self.undiagnosed or self.survivors or self.complaints)
 
 

@@ -28,6 +28,7 @@ FUNCTIONS = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "maximum"
 TRANSPOSES = ("T", "mT")
 TRANSPOSING = ("swapaxes", "transpose", "moveaxis")
 UNTOUCHED = ("annotation", "returns", "decorator_list")  # what does not compute
+CHECKS = ("strict",)  # keywords that make a difference to a mistake only
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def mutants(source: str) -> Iterator[Mutant]:
     f: x.T + 1 -> x.T + 0
     """
     tree = ast.parse(source)
-    seen, names = {ast.unparse(tree)}, set()
+    seen, names = {ast.unparse(tree)}, set[str]()
     for statement in tree.body:
         for holder, name, place, node in _places(statement):
             before = ast.unparse(holder)
@@ -121,7 +122,7 @@ def _places(node: ast.AST) -> Iterator[Place]:
             continue
         for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
-            if not isinstance(child, ast.AST) or docstring:
+            if not isinstance(child, ast.AST) or docstring or (isinstance(child, ast.keyword) and child.arg in CHECKS):
                 continue
             yield node, name, place, child
             if not _is_negative(child):  # -1 is one constant
@@ -204,8 +205,9 @@ def _calls(node: ast.Call) -> Iterator[Any]:
     elif name in TRANSPOSING and isinstance(node.func, ast.Attribute):
         module = isinstance(node.func.value, ast.Name) and node.func.value.id == "np"
         yield node.args[0] if module else node.func.value
-    elif name == "einsum" and isinstance(node.args[0], ast.Constant) and len(letters := node.args[0].value.split("->")[-1]) > 1:
-        swapped = node.args[0].value[:-2] + letters[-1] + letters[-2]
+    elif name == "einsum" and isinstance(node.args[0], ast.Constant) and len(str(node.args[0].value).split("->")[-1]) > 1:
+        subscripts = str(node.args[0].value)
+        swapped = subscripts[:-2] + subscripts[:-3:-1]  # the last two axes of the result
         yield ast.Call(node.func, [ast.Constant(swapped), *node.args[1:]], node.keywords)
     elif name in ("range", "arange") and node.args and not isinstance(node.args[-1], ast.Constant):
         for operator in (ast.Add, ast.Sub):
