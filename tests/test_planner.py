@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
@@ -302,7 +303,7 @@ def test_methods_count_and_fit_small_models(name, make):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("full", "bitfit")])
-def test_what_is_called_mergeable_merges_and_files_are_as_large_as_said(name, tmp_path):
+def test_what_is_called_mergeable_merges_and_mixable_mixes_and_files_are_as_large_as_said(name, tmp_path):
     base = AutoModelForCausalLM.from_pretrained("tinypeft/surnames")
     config = METHODS[name].config(base, 4)
     found = serving("tinypeft/surnames", config)
@@ -314,6 +315,12 @@ def test_what_is_called_mergeable_merges_and_files_are_as_large_as_said(name, tm
     else:
         with pytest.raises(ValueError, match="cannot be merged"):
             adapted.merge_adapter()
+    rows = np.ones((2, 4), dtype=int)
+    if found.mixable:
+        adapted(rows, adapter_names=["default", "__base__"])
+    else:
+        with pytest.raises(ValueError, match="cannot be mixed within a batch"):
+            adapted(rows, adapter_names=["default", "__base__"])
     adapted.save_pretrained(tmp_path)
     written = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     stored = found.all_bytes
@@ -417,7 +424,7 @@ def test_much_data_is_a_reason_for_full_fine_tuning_unless_something_speaks_agai
     assert choose(single, Needs(examples=200_000)).method == "full"
     for needs, rule in ((Needs(examples=200_000, keep_base=True), "keep-base"),
                         (Needs(examples=200_000, switching=REQUESTS), "whole-model"),
-                        (Needs(examples=200_000, switching=BATCH), "one-set-of-weights")):
+                        (Needs(examples=200_000, switching=BATCH), "mixed-batch")):
         found = choose(single, needs)
         assert (found.method, found.rule) == ("lora", rule)
         assert found.reason.startswith("full fine-tuning would come first, but ")
@@ -446,6 +453,16 @@ def test_every_method_is_chosen_or_has_something_against_it(small, switching, la
     assert found.method not in found.against
     assert found.rule in {"fit", *(rule.name for rule in RULES), *(one.name for one in PREFERENCES)}
     assert all(reason and not reason.endswith(".") for reason in (found.reason, *found.against.values()))
+
+
+def test_no_batch_mixes_what_changes_all_rows_or_makes_some_longer(small):
+    found = choose(small, Needs(switching=BATCH, examples=10))
+    for name in ("prompt", "prefix"):
+        assert "virtual tokens make rows longer" in found.against[name]
+    for name in ("full", "bitfit"):
+        assert "the same weights" in found.against[name]
+    alone = choose(plan("gpt2-xl", "80GB", methods=["prompt"], tasks=3, tokens=64), Needs(switching=BATCH))
+    assert (alone.method, alone.rule) == (None, "mixed-batch")
 
 
 def test_prompts_are_for_large_models(small):

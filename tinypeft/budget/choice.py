@@ -115,9 +115,12 @@ def _overwrites(fit: Fit, needs: Needs, plan: Plan) -> str:
     return "it overwrites the base, and what that forgets is gone; an adapter can be switched off, and the base is back"
 
 
-def _one_set_of_weights(fit: Fit, needs: Needs, plan: Plan) -> str:
-    if needs.switching != BATCH or fit.method.name not in ("full", "bitfit"):
+def _unmixable(fit: Fit, needs: Needs, plan: Plan) -> str:
+    if needs.switching != BATCH or fit.serving.mixable:
         return ""
+    if fit.serving.positions:
+        return ("its virtual tokens make rows longer, and all rows of a batch are equally long: each task would need a batch of "
+                "its own")
     return "all rows of a batch run through the same weights, which it changes: each task would need a batch of its own"
 
 
@@ -156,7 +159,7 @@ def _too_small_a_model(fit: Fit, needs: Needs, plan: Plan) -> str:
             "weights (Lester et al. 2021, 2104.08691, figure 1)")
 
 
-RULES = (Rule("keep-base", _overwrites), Rule("one-set-of-weights", _one_set_of_weights), Rule("whole-model", _whole_model),
+RULES = (Rule("keep-base", _overwrites), Rule("mixed-batch", _unmixable), Rule("whole-model", _whole_model),
          Rule("latency", _in_the_way), Rule("storage", _too_many_bytes), Rule("model-size", _too_small_a_model))
 
 # ---- what comes first -----------------------------------------------------------------------------------------------

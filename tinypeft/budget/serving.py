@@ -22,6 +22,7 @@ from tinypeft.peft.bottleneck import BottleneckLayer
 from tinypeft.peft.ia3 import IA3Layer
 from tinypeft.peft.layer import AdapterLayer, CopyLayer
 from tinypeft.peft.lora import LoraLayer
+from tinypeft.peft.mixed_batch import BASE, mixed_batch
 from tinypeft.peft.prompt import PromptTuningConfig
 from tinypeft.peft.ulora import ULoraLayer
 from tinypeft.peft.vera import VeraLayer
@@ -61,6 +62,7 @@ class Serving:
         task_bytes: stored for each task: an adapter, or the whole model after full fine-tuning.
         shared_bytes: stored once for all tasks, beside the base.
         mergeable: whether the base's weights can take it up, so that running costs nothing more.
+        mixable: whether rows of one batch can have different tasks.
         work: added to each forward pass while it is not merged.
         base_flops: of the base, for each token, in its matrices.
         positions: virtual tokens, which take as many positions of the context.
@@ -75,6 +77,7 @@ class Serving:
     task_bytes: float
     shared_bytes: float
     mergeable: bool
+    mixable: bool
     work: Work
     base_flops: float
     positions: int
@@ -116,7 +119,7 @@ def serving(model: str | CausalLM, method: PeftConfig | None, *, tasks: int = 1,
     flops = 2.0 * sum(module.weight.size for module in base.modules() if isinstance(module, Linear | Conv1D))
     if method is None:
         count = sum(parameter.size for parameter in base.parameters())
-        return Serving(Counts(count, count), tasks, merged, 0.0, True, Work(), flops, 0, 0.0, 0.0, merged, merged)
+        return Serving(Counts(count, count), tasks, merged, 0.0, True, False, Work(), flops, 0, 0.0, 0.0, merged, merged)
     adapted = get_peft_model(bare_model(model), method)
     work = sum((_work(layer, "default") for layer in adapted.layers()), Work())
     p, c = adapted.num_virtual_tokens, base.config
@@ -125,7 +128,7 @@ def serving(model: str | CausalLM, method: PeftConfig | None, *, tasks: int = 1,
         sum(parameter.size for parameter in adapter_parameters(adapted)), _shared_numbers(adapted)))
     can = mergeable(adapted)
     return Serving(
-        Counts(*adapted.get_nb_trainable_parameters()), tasks, stored - shared, shared, can, work, flops, p,
+        Counts(*adapted.get_nb_trainable_parameters()), tasks, stored - shared, shared, can, not why_unmixable(adapted), work, flops, p,
         2 * p * c.num_key_value_heads * c.head_dim * c.num_hidden_layers * size,
         p * flops if isinstance(method, PromptTuningConfig) else 0.0, merged,
         merge_memory(base, method, dtype=dtype, adapter_dtype=adapter_dtype).total if can else 0.0)
@@ -134,6 +137,18 @@ def serving(model: str | CausalLM, method: PeftConfig | None, *, tasks: int = 1,
 def mergeable(model: PeftModel) -> bool:
     """Whether the active adapters are a change of the base's weights: what `merge_adapter` asks, too."""
     return not model.prompt_encoder and all(layer.mergeable for layer in model.layers())
+
+
+def why_unmixable(model: PeftModel) -> str:
+    """Why a batch cannot have rows for the active adapter and rows for none; "" if it can.
+
+    The library is asked: it refuses before the first layer runs, so that a model without values will do.
+    """
+    try:
+        with mixed_batch(model, [*model.active_adapters, BASE], (0, 0)):
+            return ""
+    except ValueError as error:
+        return str(error)
 
 
 def merged_memory(model: str | CausalLM, **conditions: Any) -> Breakdown:

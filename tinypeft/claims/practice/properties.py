@@ -11,11 +11,12 @@ from collections.abc import Callable
 import numpy as np
 
 from tinypeft.budget.methods import NF4
+from tinypeft.budget.serving import why_unmixable
 from tinypeft.claims.practice.kinds import capital, choice, kind, pick, slug, some
 from tinypeft.claims.practice.recorded import BASE_KEPT, COMPARED, Measured
 from tinypeft.claims.practice.shapes import ATTENTION, VOCABULARIES, all_parameters, base_bytes, draw_llama, trained
 from tinypeft.claims.questions import Choice, Matching, Option, Step
-from tinypeft.claims.small_models import logits, small_gpt2, token_ids
+from tinypeft.claims.small_models import logits, small_gpt2
 from tinypeft.peft import (
     BitFitConfig,
     BottleneckConfig,
@@ -50,12 +51,7 @@ def adapted(method: str) -> PeftModel:
 @functools.cache
 def mixes(method: str) -> str:
     """Why a batch cannot have rows for this adapter and rows for none; "" if it can."""
-    model, ids = adapted(method), np.concatenate([token_ids(), token_ids()])
-    try:
-        logits(model, ids, adapter_names=["default", "__base__"])
-    except ValueError as error:
-        return str(error)
-    return ""
+    return why_unmixable(adapted(method))
 
 
 @functools.cache

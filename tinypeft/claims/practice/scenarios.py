@@ -170,8 +170,8 @@ def _comes_next(situation: Situation, decided: Chosen) -> bool:
 
 WORDS = {
     "fit": "the memory of the card", "keep-base": "that the base's own abilities must stay available",
-    "one-set-of-weights": "that one batch holds rows of different tasks", "whole-model": "that another task means other "
-                                                                                         "weights to load",
+    "mixed-batch": "that one batch holds rows of different tasks",
+    "whole-model": "that another task means other weights to load",
     "latency": "the latency", "storage": "the storage for all tasks", "model-size": "that the model is small",
     "much-data": "the many examples", "little-data": "the few examples"}
 
@@ -195,7 +195,7 @@ def deciding_reason(rng: np.random.Generator) -> Choice:
 def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
     """Rules that do not decide, and why, those that the situation speaks of first; without any that would rule the same out."""
     needs, found = situation.needs, situation.plan
-    said = {"keep-base": needs.keep_base, "one-set-of-weights": needs.switching == BATCH,
+    said = {"keep-base": needs.keep_base, "mixed-batch": needs.switching == BATCH,
             "whole-model": needs.switching != NEVER, "latency": needs.latency_critical,
             "storage": needs.storage is not None, "model-size": found.parameters < BILLION,
             "much-data": (needs.examples or 0) >= MANY, "little-data": needs.examples is not None and needs.examples < FEW,
@@ -203,7 +203,7 @@ def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
     first = _preferred(situation)[0].name
     fit = found.fit(first)
     # Of what does not fit there is no telling what else would rule it out, but for full fine-tuning's own rules.
-    doubtful = {"latency", "storage", *({"keep-base", "whole-model", "one-set-of-weights"} if first == "full" else ())}
+    doubtful = {"latency", "storage", *({"keep-base", "whole-model", "mixed-batch"} if first == "full" else ())}
     also = {rule.name for rule in RULES if rule.says(fit, needs, found)} if fit else {name for name in doubtful if said[name]}
     wrong = [rule for rule in WORDS if rule != decided.rule and rule not in also and not (rule == "fit" and fit is None)]
     looked_at = "is to be looked at, but rules nothing out that would have come first."
@@ -212,7 +212,7 @@ def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:
 
 
 _ABSENT = {
-    "keep-base": "Nobody asks for the base's own abilities here.", "one-set-of-weights": "No batch here mixes tasks.",
+    "keep-base": "Nobody asks for the base's own abilities here.", "mixed-batch": "No batch here mixes tasks.",
     "whole-model": "There is one task, so that nothing is switched.", "latency": "Nothing is said of latency.",
     "storage": "No limit of storage is given.", "model-size": f"The model is not small: it has {BILLION:,} parameters or more.",
     "much-data": f"There are fewer than {MANY:,} examples, or it is not said how many.",
