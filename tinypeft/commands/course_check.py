@@ -34,7 +34,7 @@ def run_course_check(names: Sequence[str], *, seeds: int, mutants: bool, output_
     if seeds < 1:
         raise ValueError(f"--seeds {seeds}: at least one is needed")
     if not BANKS.is_dir():
-        raise FileNotFoundError("course-check needs the solutions that the graders are tested with, which are not installed with "
+        raise FileNotFoundError("course-check needs the solutions that graders are tested with, which are not installed with "
                                 f"tinypeft. Run it in a clone of its repository (looked for {BANKS})")
     chosen = [find_exercise(name) for name in names] or [one for slug, one in all_exercises().items() if slug != CAPSTONE]
     found = []

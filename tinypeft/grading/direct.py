@@ -18,7 +18,7 @@ from typing import Any
 from tinypeft.grading.exercise import TOTAL, Exercise
 from tinypeft.grading.process import Failure, Worker, _failure
 from tinypeft.grading.run import Report, TestResult
-from tinypeft.grading.submission import Submission
+from tinypeft.grading.submission import Submission, message_of
 from tinypeft.grading.worker import WireError, _answer, _load, _told, decode, encode
 
 
@@ -85,9 +85,9 @@ class DirectGrader:
         started, points = time.monotonic(), self.exercise.points.get(name, 0)
         try:
             self.tests[name](Submission(worker, self.exercise, seed, name))
-        except Exception as error:  # Wrong, or a fault of the grader, which is no pass either
-            mistake = getattr(error, "mistake", "error")
-            return TestResult(name, 0, points, False, str(error), mistake, round(time.monotonic() - started, 3))
+        except Exception as error:  # Wrong, or one that the grader itself ran into
+            mistake, seconds = getattr(error, "mistake", "error"), round(time.monotonic() - started, 3)
+            return TestResult(name, 0, points, False, message_of(error), mistake, seconds)
         return TestResult(name, points, points, True, "", None, round(time.monotonic() - started, 3))
 
 

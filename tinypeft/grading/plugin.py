@@ -53,12 +53,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     outcome: Any = yield
     report, error = outcome.get_result(), call.excinfo.value if call.excinfo else None
     report.told = None
-    if type(error).__name__ == "Wrong":
-        report.longrepr = report.told = str(error)  # the message is all: no lines of ours
-    elif error is not None and report.failed:
-        from tinypeft.grading.compare import clean
+    if error is not None and report.failed:
+        from tinypeft.grading.submission import Wrong, message_of
 
-        report.told = clean(f"what came back is nothing that the grader can work with ({type(error).__name__}: {error})", 500)
+        report.told = message_of(error)
+        if isinstance(error, Wrong):
+            report.longrepr = report.told  # the message is all: no lines of ours
     report.mistake = getattr(error, "mistake", None) or ("error" if error else None)
 
 

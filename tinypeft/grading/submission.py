@@ -50,6 +50,13 @@ class Wrong(AssertionError):
         self.received, self.expected = received, expected
 
 
+def message_of(error: BaseException) -> str:
+    """What a report says of an error in a test. All but Wrong happened in the grader, to something that it could not work with."""
+    if isinstance(error, Wrong):
+        return str(error)
+    return clean(f"what came back is nothing that the grader can work with ({type(error).__name__}: {error})", 500)
+
+
 class Submission:
     """A learner's file: its functions are called as attributes, in a process of their own.
 
@@ -159,4 +166,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 50 else text[:47] + "..."
 
 
-__all__ = ["Misconception", "Submission", "Wrong"]
+__all__ = ["Misconception", "Submission", "Wrong", "message_of"]
