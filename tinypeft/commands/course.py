@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tinypeft.commands import program
 from tinypeft.commands.course_report import listing, not_enforced, report_text
-from tinypeft.commands.tables import print_table
+from tinypeft.commands.tables import print_table, print_text
 from tinypeft.files import replace_file
 from tinypeft.grading.exercise import Exercise, all_exercises, exercises_folder, find_exercise
 from tinypeft.grading.plugin import PUBLIC_SEED
@@ -56,10 +56,16 @@ def run_start(folder: Path) -> Course:
     if not missing:
         print(f"Nothing was missing in {folder}.")
     lessons = sorted((folder / "lessons").glob("*.ipynb"))
-    begin = [f"{program('jupyter')} lab {lessons[0]}"] if lessons else []
+    begin = [f"{_from_anywhere('jupyter')} lab {lessons[0].relative_to(folder)}"] if lessons else []
     print(f"The course is in {folder}. Begin with:\n\n" + "".join(f"    {line}\n" for line in [
-        *begin, f"cd {folder}", f"{program('tinypeft')} list"]))
+        f"cd {folder}", *begin, f"{_from_anywhere('tinypeft')} list"]))
     return course
+
+
+def _from_anywhere(name: str) -> str:
+    """What to type for a program after a change of folder."""
+    found = program(name)
+    return found if found == name else str(Path(found).absolute())
 
 
 def course_files() -> dict[str, Path]:
@@ -264,10 +270,10 @@ def run_hint(name: str, *, again: bool = False, place: Path | None = None) -> No
     shown = progress.hints
     if not again and shown < total:
         course.remember(exercise, replace(progress, hints=shown + 1))
-        print(f"Hint {shown + 1} of {total} for {exercise.slug}: {exercise.hints[shown]}")
+        print_text(f"Hint {shown + 1} of {total} for {exercise.slug}: {exercise.hints[shown]}", markdown=False)
         return
     for i, hint in enumerate(exercise.hints[:shown]):
-        print(f"Hint {i + 1} of {total} for {exercise.slug}: {hint}\n")
+        print_text(f"Hint {i + 1} of {total} for {exercise.slug}: {hint}", markdown=False)
     print("There are no more." if shown >= total else f"{shown or 'None'} of {total} so far: {program('tinypeft')} hint {name} "
           "gives the next.")
 

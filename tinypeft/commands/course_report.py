@@ -9,7 +9,7 @@ from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.progress import Progress
 from tinypeft.grading.run import Report, TestResult
 
-UNWRITTEN = ("not-implemented", "missing")
+FAILURES = ("error", "load", "timeout", "crash", "unusable")  # of a call: nothing came back
 
 
 def report_text(report: Report, exercise: Exercise, file: str, before: Progress | None, program: str) -> str:
@@ -43,18 +43,23 @@ def _spoken(test: str) -> str:
 
 
 def _said(test: TestResult, told: set[str]) -> str:
-    """Why a test failed; what holds for the whole file is told once."""
-    if test.passed:
-        return ""
-    if test.mistake in UNWRITTEN:
-        return test.message.partition("(")[0] + (": not written yet" if test.mistake == "not-implemented" else ": not there")
-    if test.mistake == "load":
-        reason = test.message.partition("): ")[2] or test.message
-        if reason in told:
-            return "the same"
-        told.add(reason)
-        return f"the file cannot be loaded: {reason}"
-    return test.message
+    """Why a test failed. What stopped a call in several tests is told once.
+
+    Args:
+        told: reasons told so far; this one is added.
+    """
+    call, _, reason = test.message.partition("): ")
+    function = call.partition("(")[0]
+    if test.mistake == "not-implemented":
+        return f"{function}: not written yet"
+    if test.mistake == "missing":
+        return f"{function}: not there"
+    if test.mistake not in FAILURES or not reason:
+        return test.message
+    if reason in told:
+        return "the same"
+    told.add(reason)
+    return f"the file cannot be loaded: {reason}" if test.mistake == "load" else test.message
 
 
 def _beside(head: str, text: str) -> list[str]:

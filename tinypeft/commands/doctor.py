@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from tinypeft.commands import program
 from tinypeft.commands.course import course_files
-from tinypeft.commands.tables import print_text
+from tinypeft.commands.tables import WIDTH
 from tinypeft.grading.confine import can_confine
 from tinypeft.grading.exercise import all_exercises
 from tinypeft.grading.process import Failure, Worker
@@ -50,7 +51,8 @@ def run_doctor(place: Path | None = None) -> list[Finding]:
     for one in findings:
         print(f"{'well' if one.well else 'BAD ' if one.needed else 'none'}  {one.what}: {one.found}")
         if not one.well:
-            print_text(f"      {one.mend}{'' if one.needed else ' (only `tinypeft grade` needs it)'}", markdown=False)
+            only = "" if one.needed else " (only `tinypeft grade` needs it)"
+            print(textwrap.fill(one.mend + only, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     bad = sum(not one.well and one.needed for one in findings)
     print("\nAll is well." if not bad else f"\n{bad} of {len(findings)} to mend.")
     return findings
