@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tinypeft import viz
+from tinypeft.budget.units import parse_quantity
 from tinypeft.claims.quiz import FAMILIES, OBJECTIVES, QuizChoice, all_questions, draw, find_families, low_rank, mechanisms
 from tinypeft.claims.quiz.family import Family, Table, asked, unlike
 
@@ -376,6 +377,10 @@ def test_measured_answers_are_of_the_right_size():
             for name in ("float", "int8", "large", "nf4")}
     assert lost["float"] == 0
     assert 20 < lost["large"] < 45  # NF4's own error, 9.2% of normal weights' norm, over 30%
+    step, rounding = (float(re.search(pattern, by_kind("requantized.int8").prompt)[1]) for pattern in (
+        r"a step is ([\d.]+)%", r"off by ([\d.]+)% of"))
+    assert lost["int8"] == pytest.approx(100 * step / 12**0.5 / 1.5, abs=5)  # so it can be reckoned from the prompt
+    assert lost["large"] == pytest.approx(100 * rounding / 30, abs=4)
     assert lost["nf4"] > 90  # a change of 1.5% is far below half a step of NF4
     shift = {name: float(answer(f"first-output.{name}")) for name in ("lora", "pissa", "houlsby", "prefix")}
     assert shift["lora"] == 0 < shift["pissa"] < 1e-5 < shift["houlsby"] < 0.05 < shift["prefix"]
@@ -390,3 +395,16 @@ def test_recorded_numbers_are_those_of_the_readme():
     assert float(rows["full fine-tuning"][4].split()[0]) == low_rank.FULL_BITS
     for dimension, share in low_rank.GAINS.items():
         assert re.search(rf"{dimension:,}( dimensions brings|[^%]*?) {100 * share:.3g}(\.0)?%", readme.replace("\n", " "))
+
+
+@pytest.mark.parametrize(("kind", "card"), [("cards.small", 24.0), ("cards.sixteen", 24.0), ("cards.full", 80.0)])
+def test_the_number_of_cards_follows_from_what_is_said(kind, card):
+    question = by_kind(kind)
+    count, why = int(answer(kind)), question.options[key_of(question)].why
+    shared, own, fewer, each = (parse_quantity(re.search(pattern, why)[1]).value / 1e9 for pattern in (
+        r"([\d.]+ .B) can be spread", r"([\d.]+ .B) is each card's own",
+        r"would have to hold ([\d.]+ .B)", r"holds ([\d.]+ .B)"))
+    assert each <= card < fewer
+    assert shared / count + own == pytest.approx(each, rel=0.005)
+    assert shared / (count - 1) + own == pytest.approx(fewer, rel=0.005)
+    assert f"of {count} each" in why

@@ -10,6 +10,7 @@ from tinypeft.autograd import Tensor
 from tinypeft.budget import Breakdown, base_parameters, count_parameters, format_bytes, memory, parse_size
 from tinypeft.budget.catalog import adapted
 from tinypeft.budget.planner import largest_size
+from tinypeft.budget.weights import dtype_bytes
 from tinypeft.claims.examples.engine import Steps, example, numbers, product, shaped, show
 from tinypeft.claims.examples.weights import holds_for, lora_factors, stored_parts
 from tinypeft.claims.judge import Range
@@ -97,12 +98,16 @@ def _(steps: Steps) -> str:
                   f"are wider and the layers more: {count_parameters(MODEL, lora(8)).trainable:,} at r=8.")
     steps.add("Their weights", f"{large.trainable:,} x 2 bytes", large.parts["adapter weights"], stated="0.5 GB",
               follows=2 * 268e6)
+    with_gradients = adapter_part(large) + large.trainable * dtype_bytes("bfloat16")
     steps.add("With the optimizer", f"{large.trainable:,} x {each:.0f} bytes", adapter_part(large), unit="GB",
-              note="The document counts these at r=16 and leaves them out at r=256.")
+              note="The document counts these at r=16 and leaves them out at r=256. With gradients it would be "
+                   f"{format_bytes(with_gradients)}, but these are not there at the peak.")
     steps.add("Total at r=256", "base + adapter + activations", large.total, stated="under 8 GB", expects=Range(high=8e9),
               follows=6.5e9 + 0.5e9 + 0.5e9, unit="GB",
               why=f"Only the adapter's weights were added. What Adam keeps takes "
-                  f"{grown / large.parts['adapter weights']:.0f} times as much: {format_bytes(grown)}.")
+                  f"{grown / large.parts['adapter weights']:.0f} times as much: {format_bytes(grown)}.",
+              note=f"{format_bytes(large.total - small.total)} more than at r=16. That is the peak, {large.peak}: gradients "
+                   "come when activations have gone.")
     steps.add(f"Does r=256 fit in {CARD}?", f"total <= {CARD}", large.total <= card, stated="yes", expects=True)
     attention, linear = largest_rank(), largest_rank(LINEAR)
     peak = cost(attention).peak

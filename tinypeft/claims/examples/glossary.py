@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 
-from tinypeft.budget import build, count_parameters, memory, parse_size
+from tinypeft.budget import build, count_parameters, format_bytes, memory, parse_size
 from tinypeft.budget.weights import BLOCKSIZE, bare_model
 from tinypeft.claims.examples.engine import Steps, example, shaped, show
 from tinypeft.claims.examples.weights import holds_for, stored_parts
@@ -42,10 +42,13 @@ def _(steps: Steps) -> str:
               why=f"The vocabulary is large: embeddings and head, {shaped(each=table)}, stay in 16 bits and take "
                   f"{kept / total:.0%} of it all.")
     prepared = memory(MODEL, lora(16), quantization=BNB_CONFIG, prepared=True)
+    narrow = memory(MODEL, lora(16), quantization=BNB_CONFIG, prepared=True, adapter_dtype="bfloat16")
     steps.add("After prepare_model_for_kbit_training", "what was in 16 bits, in 32", prepared.parts["base weights"], unit="GB",
               note="The script's next line: peft casts all weights that are not quantized to float32.")
     steps.add("Training", f"one row of {prepared.conditions['tokens']:,} tokens, checkpointing, AdamW", prepared.total,
-              stated="on a GPU with 24GB", expects=Range(high=parse_size("24GB")), unit="GB", note=holds_for(prepared))
+              stated="on a GPU with 24GB", expects=Range(high=parse_size("24GB")), unit="GB",
+              note=f"{holds_for(prepared)} The script leaves the adapter in float32; in bfloat16, as in QLoRA's paper, it is "
+                   f"{format_bytes(narrow.total)}.")
     return (f"Llama-3 8B takes {show(total, 'GB')} in 4 bits and {show(half, 'GB')} in 16; "
             f"{show(prepared.parts['base weights'], 'GB')} once it is prepared. Training takes {show(prepared.total, 'GB')} "
             "and fits in 24 GB.")

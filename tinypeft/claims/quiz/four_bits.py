@@ -17,9 +17,11 @@ from tinypeft.claims.quiz.runs import BUNDLED
 from tinypeft.claims.settings import NF4, NF4_EXACT
 from tinypeft.models import AutoModelForCausalLM
 from tinypeft.peft import LoraConfig, get_peft_model
+from tinypeft.peft.targets import find_targets
 from tinypeft.quant import (
     BitsAndBytesConfig,
     ScaledValues,
+    dequantize_4bit,
     entropy,
     equal_mass,
     get_4bit_type,
@@ -232,13 +234,34 @@ def _merge_loss(config: BitsAndBytesConfig, share: float, dequantized: bool = Fa
     return float(np.mean([layer.merge_loss for layer in layers]))
 
 
+def _plain_weights() -> list[np.ndarray]:
+    """The matrices of the small model's linear layers, not quantized."""
+    model: Any = AutoModelForCausalLM.from_pretrained(BUNDLED)
+    return [model.get_submodule(path).weight.data for path in find_targets(model, LoraConfig(target_modules="all-linear"))]
+
+
+def _eight_bit_step() -> float:
+    """The distance of two codes of LLM.int8, by the root mean square of the weights; mean over layers."""
+    return float(np.mean([np.sqrt(np.mean(np.abs(W).max(axis=1) ** 2) / np.mean(W**2)) / 127 for W in _plain_weights()]))
+
+
+def _nf4_rounding() -> float:
+    """The error of rounding to NF4, by the size of the weights; mean over layers."""
+    return float(np.mean([np.linalg.norm(dequantize_4bit(*quantize_4bit(W, "nf4", 64)) - W) / np.linalg.norm(W)
+                          for W in _plain_weights()]))
+
+
 @family("requantized", objective=3, topic="qlora", methods=("qlora",), section="07_qlora")
 def requantized() -> Table:
     """What merging loses: measured on a small model."""
     values = {"float": _merge_loss(NF4_EXACT, 0.015, dequantized=True), "int8": _merge_loss(INT8, 0.015),
               "large": _merge_loss(NF4_EXACT, 0.3), "nf4": _merge_loss(NF4_EXACT, 0.015)}
     unlike(values)
-    ask = "How large is the error of the merged weights, |change made - change wanted| / |change wanted|?"
+    step = _eight_bit_step()
+    ask = ("How large is the error of the merged weights, |change made - change wanted| / |change wanted|? (In 8 bits a step is "
+           f"{step:.1%} of the weights' size here, their root mean square. A sum that lies anywhere between two codes is "
+           "rounded wrong by 0.29 of their distance on average. NF4's distances differ; rounding to it is off by "
+           f"{_nf4_rounding():.0%} of the weights' size.)")
     return Table(
         hint="Merged weights are rounded to the base's codes again; compare the change with the distance between two codes",
         options={name: f"about {value:.0%}" for name, value in values.items()},
@@ -254,7 +277,8 @@ def requantized() -> Table:
                   int8="eight-bit-steps: With 256 values a row that much is lost; NF4 has 16."),
             asked("int8",
                   f"A LoRA whose change is 1.5% of the weights' norm is merged into a base in 8 bits (LLM.int8). {ask}",
-                  "The steps are 1/127 of a row's maximum: about as large as the change, which so comes through in part.",
+                  f"The steps, 1/127 of a row's maximum, are about as large as the change, so that the sum may lie anywhere "
+                  f"between two codes: 0.29 x {step:.1%} / 1.5%, nearly {0.29 * step / 0.015:.0%}.",
                   float="eight-bits-are-exact: Eight bits are finer than four, but the change is about as small as one step of "
                         "theirs.",
                   nf4="as-in-four-bits: The steps of NF4 swallow such a change whole, those of 8 bits only in part.",
