@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-PUBLIC_SEED = 0
+from tinypeft.grading import PUBLIC_SEED
+
+PRINTED = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,10 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def _workers() -> Iterator[dict[Path, Any]]:
+def _workers(pytestconfig: pytest.Config) -> Iterator[dict[Path, Any]]:
     """One worker for each file, for the whole run."""
     found: dict[Path, Any] = {}
     yield found
+    pytestconfig.stash[PRINTED] = "\n".join(worker.printed() for worker in found.values())
     for worker in found.values():
         worker.close()
 
@@ -64,14 +67,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("--grading-report"):
-        config.pluginmanager.register(_Report(Path(path)), "tinypeft-report")
+        config.pluginmanager.register(_Report(Path(path), config), "tinypeft-report")
 
 
 class _Report:
-    """Collects a row for each test, and writes them at the end."""
+    """Collects a row for each test, and writes them at the end, with what the submission printed."""
 
-    def __init__(self, path: Path):
-        self.path, self.rows = path, {}  # type: Path, dict[str, dict[str, Any]]
+    def __init__(self, path: Path, config: pytest.Config):
+        self.path, self.config = path, config
+        self.rows: dict[str, dict[str, Any]] = {}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when != "call" and report.passed:
@@ -83,4 +87,5 @@ class _Report:
             row |= {"message": report.told or str(report.longrepr), "mistake": report.mistake or "skipped"}
 
     def pytest_sessionfinish(self) -> None:
-        self.path.write_text(json.dumps(self.rows), encoding="utf-8")
+        content = {"tests": self.rows, "printed": self.config.stash.get(PRINTED, "")}
+        self.path.write_text(json.dumps(content), encoding="utf-8")

@@ -68,7 +68,8 @@ class Worker:
         self.limits, self.confined = limits or Limits(), confined
         self.folder = Path(tempfile.mkdtemp(prefix="tinypeft-"))
         self.file = self.folder / "submission.py"
-        self.refused = _copy(submission, self.file)
+        refused = _copy(submission, self.file)
+        self.unloaded = None if refused is None else Failure("load", refused)  # it will not load a second time either
         self.left = self.limits.total
         self.process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
@@ -79,8 +80,8 @@ class Worker:
         Raises:
             Failure: nothing usable came back.
         """
-        if self.refused is not None:
-            raise Failure("load", self.refused)
+        if self.unloaded is not None:
+            raise self.unloaded
         if self.left <= 0:
             raise Failure("timeout", f"the {self.limits.total:g} s for this exercise are used up")
         reply = self._exchange(function, arguments)
@@ -119,7 +120,8 @@ class Worker:
                 reply = self._receive(end)
                 if "ready" not in reply:
                     self._end()
-                    raise _failure(reply, loading=True)
+                    self.unloaded = _failure(reply, loading=True)
+                    raise self.unloaded
             self.requests.put(message)
             reply = self._receive(end)
             if reply.get("number") != number:

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tinypeft.grading import PUBLIC_SEED
 from tinypeft.grading.exercise import TOTAL, Exercise
-from tinypeft.grading.plugin import PUBLIC_SEED
 
 PATIENCE = 120.0  # seconds for a whole run, whose calls have limits of their own
 
@@ -37,7 +37,11 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a submission."""
+    """What became of a submission.
+
+    Attributes:
+        printed: the end of what the submission printed, for its author.
+    """
 
     exercise: str
     title: str
@@ -47,6 +51,7 @@ class Report:
     max: int
     tests: tuple[TestResult, ...]
     version: str
+    printed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,10 +90,11 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
             raise RuntimeError(f"the grader of {exercise.slug} had not ended after {PATIENCE:g} s") from None
         if not report.exists():
             raise RuntimeError(f"the grader of {exercise.slug} did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        rows: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    rows = content["tests"]
     found = tuple(_result(name, points, rows.get(name)) for name, points in exercise.points.items())
     return Report(exercise.slug, exercise.title, seed, confined, sum(test.points for test in found), TOTAL, found,
-                  version("tinypeft"))
+                  version("tinypeft"), content["printed"])
 
 
 def _result(name: str, points: int, row: dict[str, Any] | None) -> TestResult:

@@ -204,6 +204,8 @@ def main(path: str, memory: int, seconds: int) -> None:
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what the learner prints goes where errors go
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # at once: this process ends by being killed
     if confined() and os.getuid() == 0:
         _become_nobody()
     _limit(memory, seconds)
