@@ -18,8 +18,8 @@ from tinypeft.commands import program
 from tinypeft.commands.course_report import listing, not_enforced, report_text
 from tinypeft.commands.tables import print_table, print_text
 from tinypeft.files import replace_file
+from tinypeft.grading import PUBLIC_SEED
 from tinypeft.grading.exercise import Exercise, all_exercises, exercises_folder, find_exercise
-from tinypeft.grading.plugin import PUBLIC_SEED
 from tinypeft.grading.progress import Course, Progress, find_course, is_course
 from tinypeft.grading.run import Report, grade_file
 

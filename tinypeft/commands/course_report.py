@@ -9,6 +9,7 @@ from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.progress import Progress
 from tinypeft.grading.run import Report, TestResult
 
+PRINTED = 20  # lines of it that are shown
 FAILURES = ("error", "load", "timeout", "crash", "unusable")  # of a call: nothing came back
 
 
@@ -35,6 +36,8 @@ def report_text(report: Report, exercise: Exercise, file: str, before: Progress 
         last += f". {program} hint {number} gives hint {seen + 1} of {len(exercise.hints)}."
     else:
         last += "."
+    if printed := report.printed.rstrip().splitlines()[-PRINTED:]:
+        lines += ["", "    Your code printed:", *(f"        {line}" for line in printed)]
     return "\n".join([*lines, "", last, ""])
 
 

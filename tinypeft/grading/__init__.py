@@ -4,4 +4,7 @@
     process.py      starts, times and ends it; confine.py puts it into a sandbox
     compare.py      received against expected; submission.py names the mistake; plugin.py is the pytest fixture
     run.py          the packaged grader in an interpreter of our own, and its report
+    progress.py     a learner's folder, and what is remembered of it
 """
+
+PUBLIC_SEED = 0  # a learner's inputs are drawn from it

@@ -12,6 +12,7 @@ it can be the only one of ours that is in sight of the learner's code.
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import math
 import os
