@@ -51,7 +51,7 @@ class Wrong(AssertionError):
 
 
 def message_of(error: BaseException) -> str:
-    """What a report says of an error in a test. All but Wrong happened in the grader, to something that it could not work with."""
+    """What a report says of an error in a test. All but Wrong happened in the grader, with what had come back."""
     if isinstance(error, Wrong):
         return str(error)
     return clean(f"what came back is nothing that the grader can work with ({type(error).__name__}: {error})", 500)
