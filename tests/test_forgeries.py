@@ -37,6 +37,7 @@ BASE = (FOLDER / "base.py").read_text("utf-8")
 FORGERIES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "base")
 SEED = 20_261  # a private one
 HANGING = Limits(call=2.0, total=3.0)
+ONLY_CONFINED = 'if "TINYPEFT_CONFINED" not in os.environ:\n    raise SystemExit("this would harm the machine")\n\n'
 AT_MOST = 90.0  # seconds until a forgery has been graded, on a machine with much else to do
 MEMORY = 700 * 2**20  # bytes by which the grader's process may grow
 EXERCISE = find_exercise("04")
@@ -105,7 +106,8 @@ class Surroundings:
         text = (FOLDER / f"{name}.py").read_text("utf-8")
         for old, new in (("CHECKOUT", str(CHECKOUT)), ("CANARY", str(self.canary)), ("PORT", str(self.port))):
             text = text.replace(old, new)
-        (folder / f"{name}.py").write_text(BASE + text)
+        guard = ONLY_CONFINED if "confined only" in header(name)[1] else ""
+        (folder / f"{name}.py").write_text(BASE + guard + text)
         return folder / f"{name}.py"
 
     def unharmed(self) -> bool:
@@ -185,3 +187,100 @@ def test_nothing_is_harmed(sandbox):
     assert {one.score for one in others} == {others[0].score}, [one.messages for one in others]
     assert others[0].score == 40
     assert grown < MEMORY
+
+
+# ---- more than one file, or none -------------------------------------------------------------------------------------
+
+
+class Recorder(Submission):
+    """Answers the grader with a correct solution, and writes down what it was asked and what it said."""
+
+    def __init__(self, test: str, seed: int, table: dict[str, str]):
+        super().__init__(None, EXERCISE, seed, test)  # type: ignore[arg-type]
+        self._right, self._table = load(FOLDER.parent / "04_lora" / "reference.py"), table
+
+    def _call(self, function: str, arguments: Any) -> Any:
+        result = getattr(self._right, function)(*arguments)
+        key = hashlib.sha256(encode([function, *arguments])).hexdigest()
+        self._table[key] = encode(result).hex()
+        return result
+
+
+LOOKUP = """
+import hashlib
+
+main = sys.modules["__main__"]
+TABLE = {table}
+
+
+def looked_up(function, fallback):
+    def answer(*arguments):
+        key = hashlib.sha256(main.encode([function, *arguments])).hexdigest()
+        return main.decode(bytes.fromhex(TABLE[key])) if key in TABLE else fallback(*arguments)
+
+    return answer
+
+
+for function in ("lora_init", "lora_forward", "lora_backward", "merge", "unmerge", "count_parameters", "rslora_scaling"):
+    globals()[function] = looked_up(function, globals()[function])
+"""
+
+
+def test_a_table_of_the_public_answers_is_worth_nothing_in_private(tmp_path: Path):
+    table: dict[str, str] = {}
+    for test in EXERCISE.points:
+        getattr(GRADER, test)(Recorder(test, 0, table))
+    file = tmp_path / "lora.py"
+    file.write_text(BASE + LOOKUP.replace("{table}", repr(table)))
+    assert grade(file, confined=False, seed=0).score == 100
+    assert grade(file, confined=False).score == 40
+
+
+def test_files_beside_the_submission_and_settings_of_pytest_are_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "lora.py").write_text(BASE)
+    everything_passes = "def pytest_runtest_makereport(item, call):\n    call.excinfo = None\n"
+    (tmp_path / "conftest.py").write_text(everything_passes)
+    for name in ("numpy.py", "json.py", "tinypeft.py", "pytest.py", "sitecustomize.py"):
+        (tmp_path / name).write_text("raise SystemExit(0)")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --collect-only\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--collect-only")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    confined = can_confine() is None
+    report = grade_file(EXERCISE, tmp_path / "lora.py", seed=SEED, confined=confined)
+    assert report.score == 40
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+def test_what_is_no_file_is_not_opened(tmp_path: Path):
+    (tmp_path / "somebody_elses.py").write_text(BASE)
+    (tmp_path / "link.py").symlink_to(tmp_path / "somebody_elses.py")
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "large.py").write_text("#" * 2**21)
+    for name, reason in (("link", "a link"), ("pipe", "not an ordinary file"), ("large", "larger than")):
+        with Worker(tmp_path / f"{name}.py") as worker, pytest.raises(Failure, match=reason) as caught:
+            worker.call("merge")
+        assert caught.value.kind == "load"
+    assert grade_file(EXERCISE, tmp_path / "link.py", tests=["test_count"]).score == 0
+
+
+ESCAPES = """
+def merge(W, A, B, alpha):
+    if os.fork() == 0:  # a session of its own, out of reach of a signal to the group, with the pipes in its hands
+        os.setsid()
+        if os.fork() == 0:
+            import time
+
+            time.sleep(10)
+        os._exit(0)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_gets_away_holds_nobody_up(tmp_path: Path):
+    (tmp_path / "lora.py").write_text(BASE + ESCAPES)
+    with Worker(tmp_path / "lora.py", Limits(call=2.0, total=6.0)) as worker:
+        with pytest.raises(Failure, match="had not returned"):
+            worker.call("merge", 1, 2, 3, 4)
+        assert worker.call("rslora_scaling", 4.0, 2) == 2.0

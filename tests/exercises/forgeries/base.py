@@ -43,11 +43,5 @@ def border():
     return frame.f_locals
 
 
-def only_in_the_sandbox():
-    """Before what would harm a machine: never outside of it."""
-    if "TINYPEFT_CONFINED" not in os.environ:
-        raise SystemExit("not confined")
-
-
 # ---- the attack -----------------------------------------------------------------------------------------------------
 
