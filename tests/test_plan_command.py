@@ -47,11 +47,22 @@ def test_what_is_printed_is_what_was_found(capsys):
 def test_rejections_name_their_number_and_cards(capsys):
     text = " ".join(printed(capsys, gpu="400kB").split())
     assert "What it would take".upper() in text
-    assert "The least is" in text
+    assert "The least that keeps to all that was asked for is" in text
     assert "Plain data parallelism" in text
     assert "the card has 400 kB" in text
     assert "--quantization nf4 tries them all" in text
     assert "--quantization nf4 tries them all" not in " ".join(printed(capsys, gpu="400kB", method="lora,qlora,full").split())
+
+
+def test_what_it_would_take(capsys):
+    text = " ".join(printed(capsys, gpu="400kB", method="lora,vera,full", trainable_max="5000").split())
+    assert "The least that keeps to all that was asked for is VeRA with r=1" in text
+    assert "at most 5,000 may be trained" in text
+    text = " ".join(printed(capsys, method="lora", rank=100_000).split())
+    assert "No card would do, however large" in text
+    text = " ".join(printed(capsys, gpu="400kB", method="lora,pfeiffer").split())
+    assert "Cards, with r=1: " in text
+    assert "Cards, with width 1: " in text
 
 
 def test_the_choice_and_how_to_switch(capsys):

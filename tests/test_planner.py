@@ -231,6 +231,39 @@ def test_a_usual_size_that_does_not_fit_is_halved_and_a_given_one_is_not():
     assert "r=99 is more than 32" in plan(model, "1GB", methods=["lora"], tokens=64, rank=99).rejection("lora").reason
 
 
+def test_the_least_keeps_to_the_other_limits_and_to_the_given_size():
+    model = llama()
+    few = plan(model, "200 kB", tokens=64, methods=["lora", "vera", "full"], trainable_max=1500)
+    assert few.minimum.method.name == "vera"
+    assert few.minimum.needs == needs(model, "vera", 1, margin=0.05)
+    assert all("would train" in few.rejection(name).reason for name in ("lora", "full"))
+    one_more = (needs(model, "lora", 7) + needs(model, "lora", 8)) / 2
+    close = plan(model, f"{one_more} bytes", tokens=64, methods=["lora"], rank=8, margin=0.0)
+    assert (close.minimum.size, close.minimum.needs) == (8, needs(model, "lora", 8))
+    assert close.minimum.cards.sharded == 2
+    assert "LoRA with r=8 needs" in choose(close).reason
+    assert plan(model, "200 kB", tokens=64, methods=["lora"], rank=33).minimum is None
+
+
+def test_what_has_to_be_merged_needs_a_card_for_the_merged_model():
+    found = plan("gpt2", "240MB", methods=["qlora"], tokens=16, latency_critical=True)
+    assert found.minimum.needs > 248e6  # 124 million parameters of 16 bits
+    assert plan("gpt2", f"{found.minimum.needs} bytes", methods=["qlora"], tokens=16, latency_critical=True).fit("qlora")
+
+
+def test_numbers_of_cards_and_the_least_are_of_one_size():
+    found = plan("llama-2-70b", "24GB", methods=["lora", "qlora"])
+    assert found.minimum is found.rejection("qlora")
+    assert found.rejection("lora").size == found.rejection("qlora").size == 1
+
+
+def test_usual_sizes_are_halved_for_few_parameters_with_and_without_a_model():
+    largest = largest_models("24GB", methods=["lora"], trainable_max=1e6)[0]
+    fit = plan(largest.model, "24GB", methods=["lora"], trainable_max=1e6, tokens=largest.conditions["tokens"]).fit("lora")
+    assert largest.size == fit.size == 1
+    assert largest_models("24GB", methods=["lora"], trainable_max=1e6, rank=16)[0].model is None
+
+
 def test_latency_leaves_what_can_be_merged():
     model = llama()
     found = plan(model, "1GB", tokens=64, latency_critical=True)

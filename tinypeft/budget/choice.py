@@ -224,8 +224,7 @@ def _nothing_left(plan: Plan, against: dict[str, tuple[str, str]]) -> tuple[str,
     """The rule and the reason why no method is left."""
     if plan.minimum is not None:
         least = plan.minimum
-        return "fit", (f"nothing fits: {least.method.title} with the smallest size needs {format_bytes(least.needs or 0)}, and "
-                       f"{plan.limits.card}")
+        return "fit", f"nothing fits: {least.named} needs {format_bytes(least.needs or 0)}, and {plan.limits.card}"
     if not plan.fits:
         return "fit", "nothing fits"
     out = {fit.method.title: against[fit.method.name] for fit in plan.fits}

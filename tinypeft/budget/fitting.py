@@ -68,9 +68,9 @@ class Rejection:
     Attributes:
         method: which.
         reason: why, with the number.
-        size: the one that was looked at: the wanted or usual one where the base alone is too large, else the smallest.
-        needs: bytes that this takes on each card, with the margin; None where memory is not the reason.
-        cards: how many it would take; None where memory is not the reason.
+        size: the one that was looked at: the given one, else the smallest.
+        needs: bytes that this takes on each card, with the margin; None where a larger card would not help.
+        cards: how many it would take; None where more would not help.
     """
 
     method: Method
@@ -78,6 +78,11 @@ class Rejection:
     size: int = 1
     needs: float | None = None
     cards: Cards | None = None
+
+    @property
+    def named(self) -> str:
+        """The method, with the size that was looked at."""
+        return f"{self.method.title} with {self.method.describe(self.size)}" if self.method.size_name else self.method.title
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; sizes in bytes."""
@@ -139,9 +144,9 @@ class Search:
         """Whether the base's weights alone have room: if not, nothing else needs to be computed."""
         return self.base_bytes(method) / self.limits.gpus * (1 + self.limits.conditions["margin"]) <= self.limits.gpu
 
-    def cards(self, method: Method, size: int) -> Cards:
-        """How many cards it takes."""
-        return cards_needed(self.breakdown(method, size), self.limits.gpu, self.model.config.num_hidden_layers,
+    def cards(self, method: Method, size: int, needs: Breakdown | None = None) -> Cards:
+        """How many cards it takes to train, or for what else it needs."""
+        return cards_needed(needs or self.breakdown(method, size), self.limits.gpu, self.model.config.num_hidden_layers,
                             _outside(self, method))
 
     def use(self, method: Method, size: int) -> float:
@@ -170,6 +175,18 @@ class Search:
     def wanted(self, method: Method) -> int:
         """The size to take if it fits: the given one, or the usual one."""
         return self.given(method) or min(method.usual_size(self.model), max(1, self.most(method)))
+
+    def trains_too_many(self, method: Method, size: int) -> bool:
+        """Whether a size trains more parameters than may be trained, whatever the card."""
+        most = self.limits.trainable_max
+        return most is not None and self.breakdown(method, size).trainable > most
+
+    def halved(self, method: Method) -> int:
+        """The wanted size; if it is the usual one, halved while it trains too many parameters."""
+        size = self.wanted(method)
+        while size > 1 and not self.given(method) and self.trains_too_many(method, size):
+            size //= 2
+        return size
 
     def serving(self, method: Method, size: int, tasks: int = 1) -> Serving:
         """What it costs once it is trained."""
@@ -211,14 +228,16 @@ def _consider(search: Search, method: Method, tasks: int) -> Fit | Rejection:
                                  f"{search.model.config.max_position_embeddings:,} positions for virtual tokens")
     if wanted > most:
         return Rejection(method, f"{method.describe(wanted)} is more than {_why_most(search, method)}")
-    if limits.latency_critical and (reason := _slows(search, method)):
-        return Rejection(method, reason)
+    if limits.latency_critical and (slows := _slows(search, method)):
+        return slows
     largest = search.largest(method)
     if not largest:
         return _too_large(search, method)
     if search.given(method) and wanted > largest:
-        return Rejection(method, f"{method.describe(wanted)} {_excess(search, method, wanted)}. The largest that fits is "
-                                 f"{method.describe(largest)}")
+        reason = f"{method.describe(wanted)} {_excess(search, method, wanted)}. The largest that fits is {method.describe(largest)}"
+        if search.trains_too_many(method, wanted):
+            return Rejection(method, reason, wanted)
+        return Rejection(method, reason, wanted, search.card_bytes(method, wanted), search.cards(method, wanted))
     size = wanted
     while size > largest:
         size //= 2
@@ -239,14 +258,14 @@ def _why_most(search: Search, method: Method) -> str:
 
 
 def _excess(search: Search, method: Method, size: int) -> str:
-    """Which limit a size breaks."""
+    """Which limit a size breaks: first the one that no larger card would change."""
     limits, most = search.limits, search.limits.trainable_max
-    if (needs := search.card_bytes(method, size)) > limits.gpu:
-        digits = next(n for n in range(2, 12) if n == 11 or format_bytes(needs, n) != format_bytes(limits.gpu, n))
-        return f"would need {format_bytes(needs, digits)}; {limits.card}"
-    assert most is not None
-    trained = search.breakdown(method, size).trainable
-    return f"would train {format_count(trained)} parameters; at most {format_count(int(most))} may be trained"
+    if most is not None and search.trains_too_many(method, size):
+        trained = format_count(search.breakdown(method, size).trainable)
+        return f"would train {trained} parameters; at most {format_count(int(most))} may be trained"
+    needs = search.card_bytes(method, size)
+    digits = next(n for n in range(2, 12) if n == 11 or format_bytes(needs, n) != format_bytes(limits.gpu, n))
+    return f"would need {format_bytes(needs, digits)}; {limits.card}"
 
 
 def _limit(search: Search, method: Method, largest: int) -> str:
@@ -258,42 +277,44 @@ def _limit(search: Search, method: Method, largest: int) -> str:
     return f"{method.describe(largest + 1)} {_excess(search, method, largest + 1)}"
 
 
-def _slows(search: Search, method: Method) -> str:
-    """Why a method adds to a forward pass, which is not allowed where latency is critical; "" if it need not."""
+def _slows(search: Search, method: Method) -> Rejection | None:
+    """Where latency is critical: a method that adds to a forward pass and cannot, or not on this card, be merged."""
     limits, adapted = search.limits, search.adapted(method)
     if adapted is None:
-        return ""
+        return None
     work = search.serving(method, search.wanted(method)).work
     if not work.token:
-        return ""
+        return None
     if not mergeable(adapted):
         adds = f"{work.depth} matrix products in sequence" if work.depth else f"{format_count(work.token)} FLOPs a token"
-        return f"it is no change of the base's weights and cannot be merged: it adds {adds}, and latency is critical"
-    if limits.stored(method) is None:
-        return ""
-    merged = per_card(merged_memory(search.name, **limits.conditions), limits.gpus)
-    if merged <= limits.gpu:
-        return ""
-    return (f"latency is critical, so it has to be merged, which loses nothing only in {limits.dtype}; running the merged "
-            f"model needs {format_bytes(merged)}, and {limits.card}")
+        return Rejection(method, "it is no change of the base's weights and cannot be merged: it adds "
+                                 f"{adds}, and latency is critical")
+    merged, size = merged_memory(search.name, **limits.conditions), search.given(method) or 1
+    if limits.stored(method) is None or per_card(merged, limits.gpus) <= limits.gpu:
+        return None
+    reason = (f"latency is critical, so it has to be merged, which loses nothing only in {limits.dtype}; running the merged "
+              f"model needs {format_bytes(per_card(merged, limits.gpus))}, and {limits.card}")
+    if search.trains_too_many(method, size):
+        return Rejection(method, reason, size)
+    most = max(merged, search.breakdown(method, size), key=lambda one: per_card(one, limits.gpus))  # to train it, or to run it
+    return Rejection(method, reason, size, per_card(most, limits.gpus), search.cards(method, size, most))
 
 
 def _too_large(search: Search, method: Method) -> Rejection:
-    """Not even the smallest size fits."""
-    limits, size = search.limits, 1
+    """The given size does not fit; if none is given, not even the smallest."""
+    limits, given = search.limits, search.given(method)
+    size = given or 1
+    named = f"{'' if given else 'even '}{method.describe(size)} " if method.size_name else ""
+    if search.trains_too_many(method, size):
+        return Rejection(method, named + _excess(search, method, size), size)
+    breakdown = search.breakdown(method, size)
+    needs = per_card(breakdown, limits.gpus)
     if search.base_fits(method) or not method.make:
-        breakdown = search.breakdown(method, size)
-        needs, named = per_card(breakdown, limits.gpus), f"even {method.describe(1)} " if method.size_name else ""
-        if needs <= limits.gpu:
-            return Rejection(method, named + _excess(search, method, 1))
         parts = ", ".join(f"{name} {format_bytes(taken)}" for name, taken, _ in
                           sorted(breakdown.table(), key=lambda row: -row[1])[:4])
         each, whole = (" a card", "in all ") if limits.gpus > 1 else ("", "")
         reason = f"{named}needs {format_bytes(needs)}{each} ({whole}{parts}); {limits.card}"
     else:
-        size = search.wanted(method)
-        breakdown = search.breakdown(method, size)
-        needs = per_card(breakdown, limits.gpus)
         base = search.base_bytes(method)
         each = f", {format_bytes(base / limits.gpus)} a card" if limits.gpus > 1 else ""
         reason = f"the base alone is {format_bytes(base)} in {limits.stored_as(method)}{each}; {limits.card}"

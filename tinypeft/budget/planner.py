@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class Plan:
         tasks: how many tasks are to be served.
         fits, rejected: the methods, in the order of METHODS.
         conditions: everything that the numbers hold for.
-        minimum: where nothing fits, the configuration that needs the least memory.
+        minimum: where nothing fits, what would need the least memory and keeps to all other limits; None if nothing does.
         search_catalog: finds `largest_fitting`, which takes some seconds.
     """
 
@@ -103,7 +103,7 @@ def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | No
     fits = tuple(one for one in found if isinstance(one, Fit))
     rejected = tuple(one for one in found if isinstance(one, Rejection))
     return Plan(model if isinstance(model, str) else type(model).__name__, _parameters(search.model), limits, tasks, fits,
-                rejected, _conditions(search, base), None if fits else _minimum(search, rejected),
+                rejected, _conditions(search, base), None if fits else _minimum(rejected),
                 lambda: _largest_fitting(gpu, chosen, options))
 
 
@@ -176,7 +176,9 @@ class LargestModel:
 
 
 def largest_models(gpu: str | float, *, methods: Iterable[str] | None = None, **options: Any) -> tuple[LargestModel, ...]:
-    """For each method the model of the catalog with the most parameters that fits, with the usual size or the wanted one.
+    """For each method the model of the catalog with the most parameters that fits.
+
+    With the given size; or with the usual one, halved while it trains more parameters than may be trained.
 
     Args:
         methods: names; all for None.
@@ -209,7 +211,7 @@ def _largest_for(method: Method, searches: list[Search]) -> LargestModel:
     """
     for search in searches:
         if search.base_fits(method) and search.suits(method):
-            size = search.wanted(method)
+            size = search.halved(method)
             if size <= search.most(method) and search.use(method, size) <= 1:
                 return LargestModel(method, str(search.name), _parameters(search.model), size, search.card_bytes(method, size),
                                     dict(search.breakdown(method, size).conditions))
@@ -218,12 +220,9 @@ def _largest_for(method: Method, searches: list[Search]) -> LargestModel:
     return LargestModel(method, None)
 
 
-def _minimum(search: Search, rejected: Iterable[Rejection]) -> Rejection | None:
-    """What needs the least memory of all, in its smallest size."""
-    most_modest = sorted((one for one in rejected if one.needs), key=lambda one: one.needs or 0)[:3]
-    smallest = [replace(one, size=1, needs=search.card_bytes(one.method, 1), cards=search.cards(one.method, 1))
-                for one in most_modest]  # the reason stays: it is of the base
-    return min(smallest, key=lambda one: one.needs or 0, default=None)
+def _minimum(rejected: Iterable[Rejection]) -> Rejection | None:
+    """What needs the least memory of all that a larger card would make possible."""
+    return min((one for one in rejected if one.needs), key=lambda one: one.needs or 0, default=None)
 
 
 def card_sold(needs: float) -> int | None:

@@ -128,7 +128,8 @@ def serving(model: str | CausalLM, method: PeftConfig | None, *, tasks: int = 1,
         sum(parameter.size for parameter in adapter_parameters(adapted)), _shared_numbers(adapted)))
     can = mergeable(adapted)
     return Serving(
-        Counts(*adapted.get_nb_trainable_parameters()), tasks, stored - shared, shared, can, not why_unmixable(adapted), work, flops, p,
+        Counts(*adapted.get_nb_trainable_parameters()), tasks, stored - shared, shared, can, not why_unmixable(adapted),
+        work, flops, p,
         2 * p * c.num_key_value_heads * c.head_dim * c.num_hidden_layers * size,
         p * flops if isinstance(method, PromptTuningConfig) else 0.0, merged,
         merge_memory(base, method, dtype=dtype, adapter_dtype=adapter_dtype).total if can else 0.0)

@@ -95,7 +95,8 @@ def _grouped(rejected: Sequence[Rejection]) -> list[tuple[str, str]]:
     for one in rejected:
         reason = one.reason + "."
         if one.cards:
-            reason += f" Cards: {one.cards.sharded or 'no number of them'} sharded" + (
+            size = f", with {one.method.describe(one.size)}" if one.method.size_name else ""
+            reason += f" Cards{size}: {one.cards.sharded or 'no number of them'} sharded" + (
                 f", {one.cards.stages} in stages." if one.cards.stages else "; not one block fits a card.")
         groups.setdefault(reason, []).append(one.method.title)
     return [(", ".join(titles), reason) for reason, titles in groups.items()]
@@ -107,13 +108,17 @@ def _nothing(plan: Plan, markdown: bool) -> None:
     least = plan.minimum
     if least is not None and least.needs is not None:
         sold, cards = card_sold(least.needs), least.cards
-        size = f" with {least.method.describe(1)}" if least.method.size_name else ""
         larger = f"a card of {_size(sold)}" if sold else "more than any single card has"
         several = f", or {cards.sharded} cards of {_size(plan.limits.gpu)} among which it is sharded" \
             if cards and cards.sharded else ""
-        _say(f"The least is {least.method.title}{size}: {format_bytes(least.needs)}. That is {larger}{several}.", markdown)
-    _say(f"The largest model of the catalog that can be trained on this card: {plan.largest_fitting}." if plan.largest_fitting
-         else "No model of the catalog can be trained on this card.", markdown)
+        _say(f"The least that keeps to all that was asked for is {least.named}: {format_bytes(least.needs)}. That is "
+             f"{larger}{several}.", markdown)
+    else:
+        _say("No card would do, however large: what stands above is not about memory. Ask for less, or for other methods.",
+             markdown)
+    _say(f"The largest model of the catalog that can be trained on this card, with all else as asked for: "
+         f"{plan.largest_fitting}." if plan.largest_fitting else
+         "With all else as asked for, no model of the catalog can be trained on this card.", markdown)
 
 
 def _chosen(plan: Plan, choice: Choice, markdown: bool) -> None:
