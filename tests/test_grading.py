@@ -407,7 +407,7 @@ def test_memory_is_limited(worker):
 
 
 def test_a_call_that_does_not_end_is_ended(hostile):
-    with Worker(hostile, Limits(call=1.0, total=60.0)) as worker:
+    with Worker(hostile, Limits(call=4.0, total=60.0)) as worker:
         assert worker.call("count") == 1
         assert failure(worker, "forever").kind == "timeout"
         assert worker.call("count") == 1, "in a new process"
