@@ -10,6 +10,7 @@ import json
 import math
 import re
 import tomllib
+from collections import Counter
 from itertools import permutations
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from tinypeft.claims.practice.kinds import numeric, spellings, with_clear_mistak
 from tinypeft.claims.practice.lora_updates import layer_with, written
 from tinypeft.claims.practice.proof import PROOFS, right_orders
 from tinypeft.claims.practice.properties import METHODS, first_change, merges, mixes
-from tinypeft.claims.practice.quantized import codes_changed, measured
+from tinypeft.claims.practice.quantized import codebooks_for, codes_changed, lost_and_said
 from tinypeft.claims.practice.recorded import BASE_KEPT, BASE_TARGET, COMPARED, LEARNED_BY_DIMENSION
 from tinypeft.claims.practice.scenarios import WORDS, _not_decisive, _preferred, _situation
 from tinypeft.claims.practice.shapes import (
@@ -155,7 +156,7 @@ def check_ordering(question):
     assert len(set(question.lines)) == len(question.lines)
     for order in question.orders[:10]:
         assert question.check(order).right
-        assert question.check(", ".join(order.lower())).right
+        assert question.check(", ".join(order)).right
     rng = np.random.default_rng(len(question.prompt))
     for _ in range(5):
         order = "".join(rng.permutation(list(question.orders[0])))
@@ -387,6 +388,12 @@ def test_a_wrong_order_is_told_what_builds_upon_what():
     assert re.fullmatch(r"[a-z-]+-before-[a-z-]+", feedback.mistake)
 
 
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.name)
+def test_no_line_uses_letters_before_they_are_introduced(proof):
+    opening = [proof.lines[order[0]] for order in right_orders(proof)]
+    assert {line.id for line in opening} == {proof.lines[0].id}  # which says what A, B, x or r are
+
+
 def test_the_flaws_are_flaws():
     """What each flawed line claims is false of a drawn layer, and what the other lines say is true where it can be tried."""
     case = Case(24, 40, 3, 12)
@@ -439,12 +446,28 @@ def test_the_recorded_table_is_the_one_in_the_readme():
         assert re.search(rf"{d:,}\b.{{0,45}} {100 * share:.3g}(\.0)?%", readme.replace("\n", " ")), d
 
 
-def test_codebooks_are_measured_as_in_the_readme():
-    found = measured("normal", 64)
-    for name, (error, bits) in {"NF4": (0.008449, 3.884), "FP4": (0.014868, 3.715), "int4": (0.011597, 3.499),
-                                "equal mass": (0.017196, 4.0), "Lloyd-Max": (0.007639, 3.854)}.items():
-        assert found[name][0] == pytest.approx(error, rel=0.03)
-        assert found[name][1] == pytest.approx(bits, abs=0.01)
+def test_codebooks_can_be_put_in_order_from_what_the_question_gives():
+    """Reckoned again from the text alone: numbers and values as they are printed."""
+    for seed in range(60):
+        question = draw("codebook", seed)
+        numbers = [float(n) for n in re.search(r"A block holds ([-\d., ]+) \(", question.prompt)[1].split(", ")]
+        scores = {}
+        for place, line in enumerate(question.lines, 1):
+            values = [float(value) for value in line.split(", ")]
+            nearest = [min(values, key=lambda value: abs(value - n)) for n in numbers]
+            shares = [count / len(numbers) for count in Counter(nearest).values()]
+            error = sum((n - value) ** 2 for n, value in zip(numbers, nearest, strict=True))
+            scores[str(place)] = error if "squared errors" in question.prompt else sum(p * math.log2(p) for p in shares)
+        assert question.orders == ("".join(sorted(scores, key=scores.get)),), seed
+
+
+def test_the_codebook_of_least_error_loses_least_and_that_of_equal_use_says_most():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        x = np.sort(rng.uniform(-1, 1, 8)).round(2)
+        found = {name: lost_and_said(x, values) for name, values in codebooks_for(x).items()}
+        assert found["least error"][0] <= min(error for error, _, _ in found.values()) + 1e-4  # its values are rounded
+        assert found["equal use"][1] <= 2
 
 
 def test_a_larger_update_changes_more_codes():

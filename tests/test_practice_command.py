@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -19,8 +20,8 @@ NUMBER = Numeric(kind="n", topic="lora", prompt="How many?", answer=81920, mista
                  steps=(Step("A", "16 x 4,096", "65,536"), Step("B", "16 x 1,024", "16,384"), Step("together", "", "81,920")))
 CHOICE = Choice(kind="c", topic="nf4", prompt="Which?",
                 options=(Option("one", "No, not one.", "one"), Option("two", "Yes, two.")))
-ORDER = Ordering(kind="o", topic="proof", prompt="In order?", lines=("second", "first"), orders=("BA",),
-                 needs=(Need("B", "A", "first things first.", "first-last"),))
+ORDER = Ordering(kind="o", topic="proof", prompt="In order?", lines=("second", "first"), orders=("21",),
+                 needs=(Need("2", "1", "first things first.", "first-last"),))
 REASONS = Matching(kind="m", topic="proof", prompt="Why?", lines=("l1", "l2"), reasons=("r1", "r2", "r3"), right="CA",
                    remarks=("that is r1.", "that is r2.", "that is r3."), ids=("id1", "id2", "id3"))
 ALL = [NUMBER, CHOICE, ORDER, REASONS]
@@ -49,38 +50,69 @@ def practice(*lines, **options) -> str:
 # ---- the engine -----------------------------------------------------------------------------------------------------
 
 def test_all_right():
-    session, printed = conversation(ALL, "81.9K", "b", "ba", "C, A")
+    session, printed = conversation(ALL, "81.9K", "b", "2 1", "C, A")
     assert [result.right for result in session.results] == [True] * 4
     assert "Right: 81,920." in printed
-    assert "Yes, two." in printed
+    assert "Right. Yes, two." in printed
+    assert "Right: 2 1." in printed
     assert "4 of 4 right." in printed
     assert "Question 3 of 4 (proof)" in printed
 
 
 def test_a_wrong_answer_is_told_what_it_looks_like_and_then_the_solution():
-    session, printed = conversation(ALL, "65536", "A", "AB", "BA")
+    session, printed = conversation(ALL, "65536", "A", "12", "BA")
     assert [result.mistakes for result in session.results] == [("a-only",), ("one",), ("first-last",), ("id2",)]
     assert "Not right. That is A.\n\nWorked solution:\n  A: 16 x 4,096 = 65,536\n" in printed
     assert "  together: 81,920\n  Answer: 81,920" in printed
     assert "Not right. No, not one.\n\nWorked solution:\n  Answer: B) two\n  Yes, two." in printed
-    assert "B has to stand before A: first things first." in printed
+    assert "Line 2 has to stand before line 1: first things first." in printed
     assert "Line 1: that is r2." in printed
-    assert "0 of 4 right. To look at again: proof, lora, nf4.\nMistakes recognized: a-only, one, first-last, id2." in printed
+    assert ("0 of 4 right. To look at again: proof, lora, nf4.\nMistakes recognized:\n  That is A.\n  No, not one.\n"
+            "  Line 2 has to stand before line 1: first things first.\n  And 1 more.") in printed
 
 
 @pytest.mark.parametrize(("question", "answer", "sentence"), [
     (NUMBER, "many", "'many' is not a number; write one such as 81,920"),
+    (NUMBER, "81.920", "the point begins its decimals."),
     (NUMBER, "81,920 GB", "the unit 'GB' does not fit; a plain number is asked for"),
     (CHOICE, "C", "'C' is none of the options; answer with one letter of A, B."),
     (CHOICE, "two", "'two' is none of the options"),
-    (ORDER, "AAB", "'AAB' does not name each line once; give all of A, B"),
+    (ORDER, "112", "'112' does not name each line once; give all of 1, 2, as in 2 1"),
     (REASONS, "CAD", "'CAD' does not name a reason for each of the 2 lines; give 2 letters of ABC."),
     (REASONS, "CE", "'CE' does not name a reason for each of the 2 lines"),
 ])
 def test_what_cannot_be_read_gets_a_sentence_and_another_try(question, answer, sentence):
-    session, printed = conversation([question], answer, {"n": "81920", "c": "B", "o": "BA", "m": "CA"}[question.kind])
+    session, printed = conversation([question], answer, {"n": "81920", "c": "B", "o": "2, 1", "m": "CA"}[question.kind])
     assert sentence in printed
     assert (session.results[0].right, session.results[0].tries) == (True, 1)
+
+
+MEMORY = Numeric(kind="n", topic="lora", prompt="How many GB (10^9 bytes) is that?", answer=6.3e9, unit="GB")
+
+
+@pytest.mark.parametrize(("question", "answer", "right"), [
+    (MEMORY, "6.30", True), (MEMORY, "6.3gb", True), (MEMORY, "6300 mb", True), (MEMORY, "6.3e9 Bytes", True),
+    (MEMORY, "5.87gib", True), (MEMORY, "5.87", False), (MEMORY, "6.3 GiB", False),
+    (Numeric(kind="n", topic="", prompt="By what factor?", answer=11, unit="x"), "11 times", True),
+    (Numeric(kind="n", topic="", prompt="Which rank?", answer=6), "r = 6", True),
+    (Numeric(kind="n", topic="", prompt="Which rank?", answer=6), "r=7", False),
+])
+def test_numbers_are_read_as_people_write_them(question, answer, right):
+    assert question.check(answer).right is right
+
+
+@pytest.mark.parametrize("prompt", ["How much memory is that?", "How many GB is that, and how many GiB?"])
+def test_a_unit_is_needed_where_the_question_names_none_or_two(prompt):
+    question = Numeric(kind="n", topic="lora", prompt=prompt, answer=6.3e9, unit="GB")
+    with pytest.raises(ValueError, match="'6.30' lacks a unit of memory; answer in GB"):
+        question.check("6.30")
+
+
+def test_what_belongs_to_a_line_has_its_own_name():
+    text = full_text(replace(REASONS, called="run"))
+    assert "\n  Runs:\n  A) r1" in text
+    assert text.endswith("one for each line: its run.")
+    assert hint(replace(REASONS, called="run"), 1) == "Hint: the run of line 1 is C."
 
 
 def test_hints_are_the_steps_without_their_values():
@@ -99,8 +131,8 @@ def test_hints_to_choices_and_orders_leave_something_to_find():
     question = Choice(kind="c", topic="t", prompt="?", options=(options[0], Option("four", "Yes."), *options[1:]),
                       steps=(Step("four", "", "the best"),))
     assert [hint(question, i) for i in (1, 2, 3)] == ["Hint: it is not A.", "Hint: it is not C.", "There are no more hints."]
-    order = Ordering(kind="o", topic="t", prompt="?", lines=("c", "a", "b"), orders=("BCA",))
-    assert [hint(order, i) for i in (1, 2)] == ["Hint: B can be number 1.", "There are no more hints."]
+    order = Ordering(kind="o", topic="t", prompt="?", lines=("c", "a", "b"), orders=("231",))
+    assert [hint(order, i) for i in (1, 2)] == ["Hint: line 2 can be the first.", "There are no more hints."]
     assert [hint(REASONS, i) for i in (1, 2)] == ["Hint: the reason of line 1 is C.", "There are no more hints."]
 
 
@@ -160,7 +192,7 @@ def test_an_empty_line_is_no_answer():
 
 def test_questions_say_how_to_answer_without_giving_the_answer_away():
     assert full_text(CHOICE).endswith("Which?\n\n  A) one\n  B) two\n\nAnswer with a letter.")
-    assert full_text(ORDER).endswith("Answer with all letters in order, such as AB.")  # not BA, which is right
+    assert full_text(ORDER).endswith("Answer with all numbers in order, such as 1 2.")  # not 2 1, which is right
     assert "  1. l1\n  2. l2\n\n  Reasons:\n  A) r1" in full_text(REASONS)
     assert full_text(NUMBER) == "How many?"
     assert full_text(Numeric(kind="", topic="", prompt="How many?", answer=1, tolerance=0.001)).endswith("about right is not "

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -23,6 +24,8 @@ from tinypeft.claims.questions import Choice, Feedback, Matching, Numeric, Order
 
 WORDS = ("hint", "skip", "quit")
 LETTERS = "ABCDEFGHIJ"
+NUMBERS = "123456789"
+MOST_REMARKS = 3  # at the end, of the mistakes that were made
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Result:
     Attributes:
         right: whether an answer was right in the end.
         mistakes: ids of the typical mistakes that were recognized.
+        remarks: what was said to each of them.
         tries: answers that were judged; 0 means that it was skipped.
         hints: how many were asked for.
     """
@@ -54,6 +58,7 @@ class Result:
     question: Question
     right: bool = False
     mistakes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     tries: int = 0
     hints: int = 0
 
@@ -118,10 +123,12 @@ class Session:
             return Reply(f"{error}.", False)
         result.tries += 1
         result.right = feedback.right
-        result.mistakes += (feedback.mistake,) if feedback.mistake else ()
+        if feedback.mistake:
+            result.mistakes += (feedback.mistake,)
+            result.remarks += (feedback.message,)
         if not feedback.right and result.tries < self._tries:
             return Reply(f"Not yet. {feedback.message} Try again.", False, feedback)
-        return self._finish(feedback.message if feedback.right else f"Not right. {feedback.message}", feedback)
+        return self._finish(_praise(feedback.message) if feedback.right else f"Not right. {feedback.message}", feedback)
 
     def _finish(self, said: str, feedback: Feedback | None) -> Reply:
         assert self.current is not None  # since `reply` was given a question
@@ -140,10 +147,26 @@ class Session:
         text = f"{right} of {len(self.results)} right" + (f", {skipped} skipped" if skipped else "") + "."
         if wrong := Counter(result.question.topic for result in self.results if not result.right):
             text += f" To look at again: {', '.join(topic for topic, _ in wrong.most_common())}."
-        if mistakes := Counter(mistake for result in self.results for mistake in result.mistakes):
-            text += "\nMistakes recognized: " + ", ".join(f"{name} ({count})" if count > 1 else name
-                                                          for name, count in mistakes.most_common()) + "."
+        if remarks := Counter(first_sentence(remark) for result in self.results for remark in result.remarks):
+            text += "\nMistakes recognized:" + "".join(f"\n  {remark}" + (f" ({count} times)" if count > 1 else "")
+                                                      for remark, count in remarks.most_common(MOST_REMARKS))
+            if (more := len(remarks) - MOST_REMARKS) > 0:
+                text += f"\n  And {more} more."
         return text
+
+
+def _praise(message: str) -> str:
+    """What a right answer is told: that it is right, and why."""
+    return message if message.startswith("Right") else f"Right. {message}"
+
+
+def first_sentence(text: str) -> str:
+    """What stands before the first end of a sentence.
+
+    >>> first_sentence("That is 0.5 of it. B is missing.")
+    'That is 0.5 of it.'
+    """
+    return re.split(r"(?<=[.?!”]) (?=[A-Z“])", text, maxsplit=1)[0]
 
 
 # ---- questions as text ----------------------------------------------------------------------------------------------
@@ -156,26 +179,29 @@ def full_text(question: Question) -> str:
     elif isinstance(question, Choice):
         how = "Answer with a letter."
     elif isinstance(question, Ordering):
-        letters = LETTERS[:len(question.lines)]
-        example = next(order for order in (letters[::-1], letters, letters[1:] + letters[0]) if order not in question.orders)
-        how = f"Answer with all letters in order, such as {example}."
+        shown = NUMBERS[:len(question.lines)]
+        example = next(order for order in (shown[::-1], shown, shown[1:] + shown[0]) if order not in question.orders)
+        how = f"Answer with all numbers in order, such as {' '.join(example)}."
     elif isinstance(question, Matching):
-        how = f"Answer with {len(question.lines)} letters, one for each line: its reason."
+        how = f"Answer with {len(question.lines)} letters, one for each line: its {question.called}."
     return "\n\n".join(part for part in (question.prompt, listed, how) if part)
 
 
 def listed_answers(question: Question) -> str:
-    """Options, lines, or lines and reasons, lettered; "" for a number."""
+    """Options lettered, lines numbered, with reasons lettered below them; "" for a number."""
     def lettered(texts: Iterable[str]) -> list[str]:
         return [f"  {letter}) {text}" for letter, text in zip(LETTERS, texts, strict=False)]
+
+    def numbered(texts: Iterable[str]) -> list[str]:
+        return [f"  {i}. {text}" for i, text in enumerate(texts, 1)]
 
     if isinstance(question, Choice):
         return "\n".join(lettered(option.text for option in question.options))
     if isinstance(question, Ordering):
-        return "\n".join(lettered(question.lines))
+        return "\n".join(numbered(question.lines))
     if isinstance(question, Matching):
-        lines = [f"  {i}. {text}" for i, text in enumerate(question.lines, 1)]
-        return "\n".join([*lines, "", "  Reasons:", *lettered(question.reasons)])
+        heading = f"  {question.called.capitalize()}s:"
+        return "\n".join([*numbered(question.lines), "", heading, *lettered(question.reasons)])
     return ""
 
 
@@ -190,9 +216,10 @@ def hint(question: Question, number: int) -> str:
 def _hints(question: Question) -> list[str]:
     """All but the last thing, which would be the answer."""
     if isinstance(question, Ordering):
-        return [f"{letter} can be number {place}" for place, letter in enumerate(question.orders[0][:-2], 1)]
+        places = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+        return [f"line {line} can be the {place}" for place, line in zip(places, question.orders[0][:-2], strict=False)]
     if isinstance(question, Matching):
-        return [f"the reason of line {place} is {letter}" for place, letter in enumerate(question.right[:-1], 1)]
+        return [f"the {question.called} of line {place} is {letter}" for place, letter in enumerate(question.right[:-1], 1)]
     steps = question.steps[:-1] if len(question.steps) > 1 else question.steps
     if isinstance(question, Choice):
         steps = tuple(step for step in question.steps if step.formula)  # a name alone might be that of the right option

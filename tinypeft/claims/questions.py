@@ -91,7 +91,7 @@ class Numeric(Question):
 
     Attributes:
         answer: in base units: bytes, parameters, or a fraction for "%".
-        unit: the one to answer in, which may be left out unless it is one of bytes.
+        unit: the one to answer in, which may be left out; one of bytes only where the prompt names it.
         tolerance: relative error that still counts.
         mistakes: values that are wrong in a way worth explaining; none of them lies within reach of the answer.
     """
@@ -107,6 +107,9 @@ class Numeric(Question):
 
     def check(self, answer: str) -> Feedback:
         given = self.read(answer)
+        if not self.accepts(given, self.answer) and (grouped := self._grouped(answer)):
+            raise ValueError(f"{answer.strip()!r} is a number below a thousand: the point begins its decimals. If thousands "
+                             f"are meant, write {grouped}")
         if self.accepts(given, self.answer):
             return Feedback(True, f"Right: {self.solution}.")
         for mistake in self.mistakes:
@@ -120,10 +123,13 @@ class Numeric(Question):
     def read(self, answer: str) -> Quantity:
         """The number that was typed, in the question's measure."""
         answer = re.sub(r"\s*param(eter)?s?\s*$", "", answer)  # "81,920 parameters" is a plain number
+        answer = re.sub(r"^\s*[A-Za-z]\w*\s*=\s*", "", answer)  # "r = 6" is 6
+        answer = re.sub(r"\s*times\s*$", "x" if self.unit == "x" else "", answer)
+        answer = re.sub(r"(?<=\d)\s*([kmgt]i?b|bytes?)\s*$", _byte_unit, answer, flags=re.IGNORECASE)
         given = parse_quantity(answer)
         wanted = Quantity(0, self.unit, 0, 0).measure
-        if not given.unit and wanted == "%":  # a bare number is a percentage
-            return parse_quantity(f"{answer} %")
+        if not given.unit and (wanted == "%" or (wanted == "bytes" and self.says_unit)):
+            return parse_quantity(f"{answer} {self.unit}")
         if wanted == "bytes" and given.measure != "bytes":
             raise ValueError(f"{answer.strip()!r} lacks a unit of memory; answer in {self.unit}, as in 12.3 {self.unit}")
         if given.unit and given.measure != wanted:
@@ -131,9 +137,29 @@ class Numeric(Question):
                              + (f"answer in {self.unit}" if self.unit else "a plain number is asked for, such as 81,920"))
         return given
 
+    @property
+    def says_unit(self) -> bool:
+        """Whether the prompt asks for this unit, and for no other: then a bare number is in it."""
+        asked = re.search(rf"\b(how many|in) {self.unit}\b", self.prompt, re.IGNORECASE)
+        return bool(asked) and "iB" not in self.prompt  # where GiB are spoken of, the unit is part of what is asked
+
+    def _grouped(self, answer: str) -> str:
+        """The number with separators, if what was typed has points in their place and is right with them; else ""."""
+        thousands = answer.strip()
+        if self.unit or not re.fullmatch(r"[1-9]\d{0,2}(\.\d{3})+", thousands):
+            return ""
+        grouped = thousands.replace(".", ",")
+        return grouped if self.accepts(parse_quantity(grouped), self.answer) else ""
+
     def accepts(self, given: Quantity, value: float) -> bool:
         """Within the tolerance, or rounded to the digits that were typed, if there are at least two."""
         return abs(given.value - value) <= self.tolerance * abs(value) or (given.digits >= 2 and given.rounds_to(value))
+
+
+def _byte_unit(found: re.Match[str]) -> str:
+    """A unit of bytes in any case, as it is written: "gb" is GB (bits are not asked for in thousands)."""
+    written = found[1].lower()
+    return f" {next(unit for unit in BYTES if unit.lower() == written)}"
 
 
 # ---- a choice -------------------------------------------------------------------------------------------------------
@@ -187,7 +213,7 @@ class Need:
     """Two lines that cannot be exchanged.
 
     Attributes:
-        earlier, later: their letters, in the order in which they have to stand.
+        earlier, later: their numbers as shown, in the order in which they have to stand.
         why: what is wrong with the other order.
         mistake: the id of the misconception behind it.
     """
@@ -200,11 +226,11 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Ordering(Question):
-    """Lines, shown lettered and shuffled, are to be put in order.
+    """Lines, shown numbered and shuffled, are to be put in order. (Letters would be taken for the matrices A and B.)
 
     Attributes:
-        lines: as shown.
-        orders: all right answers, each a string of letters such as "CABD".
+        lines: as shown, at most nine.
+        orders: all right answers, each a string of digits such as "3124".
         needs: which lines cannot be exchanged: the feedback for a wrong order.
     """
 
@@ -214,27 +240,29 @@ class Ordering(Question):
 
     @property
     def solution(self) -> str:
-        return self.orders[0]
+        return " ".join(self.orders[0])
 
     def check(self, answer: str) -> Feedback:
-        letters = re.sub(r"[\s,>.-]", "", answer).upper()
-        expected = "ABCDEFGHIJ"[:len(self.lines)]
-        if sorted(letters) != sorted(expected):
+        numbers = re.sub(r"[\s,>.-]", "", answer)
+        expected = "123456789"[:len(self.lines)]
+        if sorted(numbers) != sorted(expected):
             raise ValueError(f"{answer.strip()!r} does not name each line once; give all of {', '.join(expected)}, as in "
-                             f"{''.join(reversed(expected))}")
-        if letters in self.orders:
-            return Feedback(True, f"Right: {letters}.")
+                             f"{' '.join(reversed(expected))}")
+        if numbers in self.orders:
+            return Feedback(True, f"Right: {' '.join(numbers)}.")
         for need in self.needs:
-            if letters.index(need.earlier) > letters.index(need.later):
-                return Feedback(False, f"{need.earlier} has to stand before {need.later}: {need.why}", need.mistake)
+            if numbers.index(need.earlier) > numbers.index(need.later):
+                return Feedback(False, f"Line {need.earlier} has to stand before line {need.later}: {need.why}", need.mistake)
         return Feedback(False, "This order does not hold together.")
 
 
-# ---- reasons --------------------------------------------------------------------------------------------------------
+# ---- pairs ----------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True, kw_only=True)
 class Matching(Question):
     """Lines are shown in order, and for each its reason is to be named, by the letter that the reason is shown with.
+
+    Instead of reasons they may be something else that belongs to each line, as `called` says.
 
     Attributes:
         lines: as shown.
@@ -242,6 +270,7 @@ class Matching(Question):
         right: a letter for each line, such as "CABD".
         remarks: for each reason, what is said to whoever gives it to a line that it does not fit.
         ids: for each reason, the id of that mistake.
+        called: what a reason is called.
     """
 
     lines: tuple[str, ...]
@@ -249,6 +278,7 @@ class Matching(Question):
     right: str
     remarks: tuple[str, ...]
     ids: tuple[str, ...]
+    called: str = "reason"
 
     @property
     def solution(self) -> str:
@@ -257,7 +287,7 @@ class Matching(Question):
     def check(self, answer: str) -> Feedback:
         letters, known = re.sub(r"[\s,>.0-9-]", "", answer).upper(), "ABCDEFGHIJ"[:len(self.reasons)]
         if len(letters) != len(self.lines) or set(letters) - set(known):
-            raise ValueError(f"{answer.strip()!r} does not name a reason for each of the {len(self.lines)} lines; give "
+            raise ValueError(f"{answer.strip()!r} does not name a {self.called} for each of the {len(self.lines)} lines; give "
                              f"{len(self.lines)} letters of {known}")
         for number, (given, right) in enumerate(zip(letters, self.right, strict=True), 1):
             if given != right:

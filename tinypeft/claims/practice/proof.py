@@ -18,7 +18,8 @@ from tinypeft.claims.questions import Matching, Mistake, Need, Numeric, Ordering
 from tinypeft.training import SGD
 
 SECTION = "04_lora/zero-start"
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJ"  # of reasons
+NUMBERS = "123456789"  # of lines
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Line:
         id: short, unique in its proof.
         text: what it says.
         reason: why that holds.
-        after: ids of the lines that it needs.
+        after: ids of the lines that it needs: what it follows from, and what introduces its letters.
     """
 
     id: str
@@ -50,7 +51,8 @@ class Proof:
 PROOFS = (
     Proof("same-output", "With B = 0 the adapted layer computes what the base layer computes, whatever A is.", (
         Line("given", "Let B = 0, and let A (r, in) and x (in) be any.", "the assumption, and nothing else"),
-        Line("forward", "The adapted layer computes h = W x + s B (A x), with s = alpha/r.", "the definition of LoRA"),
+        Line("forward", "The adapted layer computes h = W x + s B (A x), with s = alpha/r.", "the definition of LoRA",
+             ("given",)),
         Line("inner", "u = A x is some vector of r finite numbers.", "a matrix times a vector is a vector", ("given",)),
         Line("zero", "B u = 0.", "each entry of it is a sum of products with zero", ("inner",)),
         Line("scaled", "s B u = 0.", "any number times the zero vector is the zero vector", ("zero",)),
@@ -58,7 +60,7 @@ PROOFS = (
         Line("end", "So h = W x, for every A and every x.", "A and x were arbitrary", ("sum",)))),
     Proof("same-weight", "With B = 0 merging changes no weight, whatever A is.", (
         Line("given", "Let B = 0 (out, r), and let A (r, in) be any.", "the assumption, and nothing else"),
-        Line("merge", "Merging replaces W by W' = W + s B A, with s = alpha/r.", "the definition of merging"),
+        Line("merge", "Merging replaces W by W' = W + s B A, with s = alpha/r.", "the definition of merging", ("given",)),
         Line("entry", "The entry (i, j) of B A is the sum over k of B_ik A_kj.", "the definition of a matrix product",
              ("given",)),
         Line("terms", "Every term of that sum is 0.", "one of the two factors is zero", ("entry",)),
@@ -80,8 +82,8 @@ PROOFS = (
              ("a-zero", "b-not")))),
     Proof("rank", "The change of weights that LoRA of rank r makes has at most rank r.", (
         Line("shapes", "Let A be (r, in), B (out, r), and r at most in and out.", "the assumption, and nothing else"),
-        Line("change", "The change of weights is D = s B A, with s = alpha/r.", "the definition of LoRA"),
-        Line("factored", "For every x, D x = B (s A x).", "matrix products may be bracketed in any way", ("change", "shapes")),
+        Line("change", "The change of weights is D = s B A, with s = alpha/r.", "the definition of LoRA", ("shapes",)),
+        Line("factored", "For every x, D x = B (s A x).", "matrix products may be bracketed in any way", ("change",)),
         Line("inner", "s A x is a vector of r numbers.", "A has r rows", ("shapes",)),
         Line("span", "So D x is a combination of the r columns of B.", "a matrix times a vector combines the matrix's columns",
              ("factored", "inner")),
@@ -96,7 +98,7 @@ def right_orders(proof: Proof) -> tuple[tuple[int, ...], ...]:
     """All orders of the lines, by their places in the proof, that keep to what each line needs; the proof's own is the first.
 
     >>> len(right_orders(PROOFS[0]))
-    5
+    4
     """
     ids = [line.id for line in proof.lines]
     needs = [{ids.index(other) for other in line.after} for line in proof.lines]
@@ -115,14 +117,14 @@ def right_orders(proof: Proof) -> tuple[tuple[int, ...], ...]:
 def proof_order(rng: np.random.Generator) -> Ordering:
     proof = pick(rng, PROOFS)
     shown = [int(i) for i in rng.permutation(len(proof.lines))]  # place on the screen -> place in the proof
-    letter = {place: LETTERS[i] for i, place in enumerate(shown)}
+    number = {place: NUMBERS[i] for i, place in enumerate(shown)}
     lines = proof.lines
     places = {line.id: place for place, line in enumerate(lines)}
-    needs = tuple(Need(letter[places[earlier]], letter[place], f"“{line.text}” builds upon “{lines[places[earlier]].text}”",
+    needs = tuple(Need(number[places[earlier]], number[place], f"“{line.text}” builds upon “{lines[places[earlier]].text}”",
                        f"{line.id}-before-{earlier}") for place, line in enumerate(lines) for earlier in line.after)
     return Ordering(
         kind="", topic="", lines=tuple(lines[place].text for place in shown), needs=needs, section=SECTION,
-        orders=tuple("".join(letter[place] for place in order) for order in right_orders(proof)),
+        orders=tuple("".join(number[place] for place in order) for order in right_orders(proof)),
         prompt=f"W is (out, in), A (r, in), B (out, r). To be proved: {proof.statement} Put the lines of the proof in order. "
                f"({len(right_orders(proof))} orders are right: where neither of two lines needs the other, either may stand "
                "first.)",

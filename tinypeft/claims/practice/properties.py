@@ -112,7 +112,9 @@ def mergeable(rng: np.random.Generator) -> Choice:
                for name in names[:3]]
     options.append(Option(capital(last), f"Tried on a small model, it is refused. {why}"))
     return choice("A deployment serves one task, and nothing is to be added to a forward pass. Which of these methods cannot "
-                  "be merged into the base's weights?", options, rng, section="04_lora/merge")
+                  "be merged into the base's weights?", options, rng, section="04_lora/merge",
+                  steps=[Step(f"{capital(name)}, tried on a small model", "", "merged" if name != last else "refused")
+                         for name in names])
 
 
 @kind("first-output", "planning", "which methods start at the base model")
@@ -128,7 +130,9 @@ def first_output(rng: np.random.Generator) -> Choice:
                           f"{first_change(last):.0%} of their size: even untrained, what stands before the text is attended "
                           "to."))
     return choice("Before the first training step, with which of these methods does the model already compute something else "
-                  "than the base?", options, rng, section="04_lora/zero-start")
+                  "than the base?", options, rng, section="04_lora/zero-start",
+                  steps=[Step(f"{capital(name)}: change of the last token's logits, by their size", "",
+                              f"{first_change(name):.0%}") for name in names])
 
 
 # ---- what was measured ----------------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ def lora_variants(rng: np.random.Generator) -> Matching:
     letter = dict(zip(shown, "ABCDE", strict=True))
     return Matching(
         kind="", topic="", lines=tuple(names), reasons=tuple(runs[name] for name in shown),
-        right="".join(letter[name] for name in names),
+        right="".join(letter[name] for name in names), called="run",
         remarks=tuple(f"that is {name}: {differs[name]}." for name in shown), ids=tuple(f"is-{slug(name)}" for name in shown),
         prompt=f"A Llama of {all_parameters(shape):,} parameters is adapted five times, on q_proj, k_proj, v_proj and o_proj, "
                f"with r = {r} and alpha = {alpha}. Which run is which? One is left over.", section="07_qlora",

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import functools
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
 from tinypeft.claims.practice.kinds import choice, kind, numeric, pick, slug, some
 from tinypeft.claims.questions import Choice, Mistake, Need, Numeric, Option, Ordering, Step
-from tinypeft.quant import (
-    ScaledValues,
-    dequantize_4bit,
-    dequantize_blockwise,
-    entropy,
-    equal_mass,
-    get_4bit_type,
-    lloyd_max,
-    quantize_4bit,
-    quantize_blockwise,
-)
+from tinypeft.quant import dequantize_4bit, entropy, get_4bit_type, quantize_4bit
 
 SECTION = "06_quantization"
 
@@ -89,83 +79,88 @@ def nf4_round(rng: np.random.Generator) -> Numeric:
         tolerance=0.003, section=SECTION)
 
 
-# ---- codebooks, measured --------------------------------------------------------------------------------------------
+# ---- codebooks, by hand ---------------------------------------------------------------------------------------------
 
-CODEBOOKS = ("NF4", "FP4", "int4", "equal mass", "Lloyd-Max")
-WORDS = {
-    "NF4": "NF4: midpoints of a normal distribution's quantiles, and 0", "FP4": "FP4: a sign, two bits of exponent, one of "
-                                                                                "mantissa",
-    "int4": "int4: 15 equally spaced values", "equal mass": "equal mass: 16 values that occur equally often in these very "
-                                                            "numbers",
-    "Lloyd-Max": "Lloyd-Max: 16 values, each the mean of those of these very numbers that it stands for"}
-KINDS_OF_NUMBERS = {"normal": "Normally distributed numbers", "heavy": "Numbers with heavy tails (Student's t, 3 degrees of "
-                                                                       "freedom)"}
+COUNT, SIZE = 8, 4  # numbers of a block, and values of a codebook: few enough to reckon with
+_LOSES = {
+    "equal steps": "equal steps leave few values where many numbers are",
+    "equal use": "values that occur equally often are not those that lose least, since it is the far numbers that lose most",
+    "least error": "each of its values is the mean of the numbers it stands for, at the best of all divisions",
+    "near zero": "its values lie close together near 0, and far apart where errors are large"}
+_SAYS = {
+    "equal steps": "most numbers are small, and share few of its values",
+    "equal use": "its values are made to stand for equally many numbers each",
+    "least error": "a number far from all others gets a value of its own, which is then used once",
+    "near zero": "what is not near 0 shares its outermost values"}
 
 
-@functools.lru_cache(maxsize=64)
-def measured(numbers: str, blocksize: int) -> dict[str, tuple[float, float]]:
-    """For each codebook the mean squared error, relative to the numbers' mean square, and the entropy of a code in bits."""
-    rng = np.random.default_rng(0)
-    x = (rng.standard_normal(1 << 17) if numbers == "normal" else rng.standard_t(3, 1 << 17)).astype(np.float32)
-    found = {}
-    for name in CODEBOOKS:
-        if name in ("NF4", "FP4", "int4"):
-            packed, state = quantize_4bit(x, name.lower(), blocksize)
-            codes, again = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1), dequantize_4bit(packed, state)
-        elif name == "Lloyd-Max":
-            codes, state = quantize_blockwise(x, lloyd_max(ScaledValues.of_samples(x, blocksize)), blocksize)
-            again = dequantize_blockwise(codes, state)
-        else:
-            values, boundaries = equal_mass(ScaledValues.of_samples(x, blocksize))
-            absmax = np.repeat(quantize_blockwise(x, None, blocksize)[1].absmax, blocksize)
-            codes = np.searchsorted(boundaries, x / absmax)
-            again = values[codes] * absmax
-        error = float(np.mean((again - x).astype(np.float64) ** 2) / np.mean(x.astype(np.float64) ** 2))
-        found[name] = error, float(entropy(np.bincount(codes, minlength=16) / codes.size))
-    return found
+def codebooks_for(x: np.ndarray) -> dict[str, np.ndarray]:
+    """Four codebooks of four values for eight numbers in rising order.
+
+    >>> {name: values.tolist() for name, values in codebooks_for(np.array([-8, -6, -2, -2, 0, 0, 4, 8]) / 8).items()}
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'equal steps': [-1.0, -0.333, 0.333, 1.0], 'equal use': [-0.875, -0.25, 0.0, 0.75],
+     'least error': [-0.875, -0.125, 0.5, 1.0], 'near zero': [-1.0, -0.25, 0.25, 1.0]}
+    """
+    divisions = [np.split(x, cuts) for cuts in combinations(range(1, COUNT), SIZE - 1)]
+    best = min(divisions, key=lambda parts: sum(float(((part - part.mean()) ** 2).sum()) for part in parts))
+    return {"equal steps": np.array([-1, -0.333, 0.333, 1]), "equal use": x.reshape(SIZE, -1).mean(axis=1),
+            "least error": np.array([part.mean() for part in best]).round(3), "near zero": np.array([-1, -0.25, 0.25, 1])}
+
+
+def lost_and_said(x: np.ndarray, values: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The sum of squared errors of numbers rounded to the nearest values, bits that a code says, and how often each is used."""
+    nearest = np.abs(x[:, None] - values).argmin(axis=1)
+    used = np.bincount(nearest, minlength=len(values))
+    return float(((x - values[nearest]) ** 2).sum()), float(entropy(used / len(x))), used
 
 
 @kind("codebook", "quantization", "codebooks by what they lose, or by what a code says", 2)
 def codebook(rng: np.random.Generator) -> Ordering:
-    numbers, blocksize, by_error = pick(rng, list(KINDS_OF_NUMBERS)), pick(rng, (32, 64, 128, 256, 512)), bool(rng.integers(2))
-    values = {name: found[0] if by_error else -found[1] for name, found in measured(numbers, blocksize).items()}
+    by_error = bool(rng.integers(2))
     while True:
-        names = some(rng, CODEBOOKS, pick(rng, (3, 4, 5)))
+        drawn = np.sort(rng.standard_normal(COUNT))
+        x = (drawn / np.abs(drawn).max()).round(2)
+        books = codebooks_for(x)
+        found = {name: lost_and_said(x, values) for name, values in books.items()}
+        values = {name: error if by_error else -said for name, (error, said, _) in found.items()}
+        names = some(rng, list(books), 3)
         order = sorted(names, key=lambda name: values[name])
-        if all(abs(values[after] - values[before]) > 0.01 * abs(values[before]) for before, after in pairwise(order)):
-            break  # far enough from each other to be told apart
-    letters = dict(zip(names, "ABCDE", strict=False))
+        apart = [values[after] - values[before] for before, after in pairwise(order)]
+        gaps = [np.sort(np.abs(x[:, None] - books[name]), axis=1) for name in names]
+        clear = min(float((gap[:, 1] - gap[:, 0]).min()) for gap in gaps) > 0.015  # no number lies midway between two values
+        if clear and min(apart) > (0.1 * values[order[-1]] if by_error else 0.1) and len(np.unique(x)) == COUNT:
+            break  # far enough from each other to be told apart by a rough reckoning
+    number = dict(zip(names, "123", strict=True))
+
+    def shown(name: str) -> str:
+        return ", ".join(f"{value:.4g}" for value in books[name])
 
     def said(name: str) -> str:
-        return f"{values[name]:.5f}" if by_error else f"{-values[name]:.3f} bits"
+        return f"{values[name]:.3f}" if by_error else f"{-values[name]:.2f} bits"
 
-    needs = tuple(Need(letters[before], letters[after],
-                   f"measured, {before} {'loses' if by_error else 'has'} {said(before)} and {after} {said(after)}; "
-                   + (_LOSES if by_error else _SAYS)[after if by_error else before],
-                       f"{slug(after)}-before-{slug(before)}")
+    def uses(name: str) -> str:
+        return ", ".join(f"{times}" for times in found[name][2]) + " times"
+
+    def why(before: str, after: str) -> str:
+        if by_error:
+            return (f"the squared errors sum to {said(before)} with line {number[before]} ({before}) and to {said(after)} with "
+                    f"line {number[after]} ({after}): {_LOSES[after if after != 'least error' else before]}.")
+        return (f"the values of line {number[before]} are used {uses(before)}, those of line {number[after]} {uses(after)}: "
+                f"{_SAYS[before if before == 'equal use' else after]}.")
+
+    needs = tuple(Need(number[before], number[after], why(before, after), f"{slug(after)}-before-{slug(before)}")
                   for i, before in enumerate(order) for after in order[i + 1:])
-    asked = ("Put them in order by their mean squared error, the least first." if by_error else
-             "Put them in order by how evenly they use their 16 values (the information in a code), the most even first.")
+    asked = ("Put the codebooks in order by the sum of squared errors, the least first." if by_error else
+             "Put the codebooks in order by how evenly their values are used (by the information in a code, -sum p log2 p with "
+             "p the share of the numbers that get it), the most even first.")
     return Ordering(
-        kind="", topic="", lines=tuple(WORDS[name] for name in names), orders=("".join(letters[name] for name in order),),
-        needs=needs, section=SECTION,
-        prompt=f"{KINDS_OF_NUMBERS[numbers]} are stored in blocks of {blocksize} that share a maximum, with 4 bits for "
-               f"each number, by each of these. {asked}",
-        steps=tuple(Step(name, "", ("error over mean square " if by_error else "") + said(name)) for name in order))
-
-
-_LOSES = {
-    "equal mass": "values that occur equally often are not those that lose least, since it is the far numbers that lose most.",
-    "NF4": "it comes from a normal distribution's quantiles, not from minimizing an error.",
-    "int4": "equal steps leave few values for the many numbers near 0.",
-    "FP4": "its values crowd near 0, and lie far apart where errors are large.",
-    "Lloyd-Max": "it is fitted to these numbers, for the least error."}
-_SAYS = {
-    "equal mass": "equal use is what its values are chosen for.",
-    "NF4": "it is often said to use its values equally often, and comes nearer to that than the others, but numbers are "
-           "divided by their block's maximum, which its quantiles do not know of.",
-    "int4": "most numbers are small, and few of its values lie there.", "FP4": "its values near 0 are used seldom.",
-    "Lloyd-Max": "it is fitted to these numbers, so that rare ones do not get values of their own for long."}
+        kind="", topic="", lines=tuple(map(shown, names)), section=SECTION,
+        orders=("".join(number[name] for name in order),), needs=needs,
+        prompt=f"A block holds {', '.join(f'{value:g}' for value in x)} (divided by their largest magnitude already). Each "
+               f"number is rounded to the nearest of {SIZE} values. {asked}",
+        steps=tuple(Step(f"{name} ({shown(name)})", "", f"used {uses(name)}; " + (
+            f"squared errors sum to {said(name)}" if by_error else f"{said(name)} a code")) for name in order))
 
 
 # ---- merging into codes ---------------------------------------------------------------------------------------------

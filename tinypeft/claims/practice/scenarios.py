@@ -109,11 +109,20 @@ def _situation(rng: np.random.Generator) -> tuple[Situation, Chosen, list[str]]:
             return situation, situation.decided(), names
 
 
-def _steps(situation: Situation) -> list[Step]:
-    """What each method needs."""
-    fits = [Step(f"{fit.method.title}: memory to train, with {fit.breakdown.margin:.0%} to spare", "",
-                 format_bytes(fit.card_bytes)) for fit in situation.plan.fits]
-    return fits + [Step(one.method.title, "", f"does not fit: {one.reason}") for one in situation.plan.rejected]
+def _steps(situation: Situation, decided: Chosen) -> list[Step]:
+    """What each method needs, as far as it was asked for, and what decides between them."""
+    needs, tasks = situation.needs, situation.plan.tasks
+    steps = [Step(f"{fit.method.title}: memory to train, with {fit.breakdown.margin:.0%} to spare", "",
+                  format_bytes(fit.card_bytes)) for fit in situation.plan.fits]
+    steps += [Step(one.method.title, "", f"does not fit: {one.reason}") for one in situation.plan.rejected]
+    if needs.storage is not None:
+        steps += [Step(f"{fit.method.title}: storage for {tasks} tasks, of {format_bytes(needs.storage, 0)} that there are", "",
+                       format_bytes(tasks * fit.serving.task_bytes)) for fit in situation.plan.fits]
+    if needs.examples is not None:
+        steps.append(Step(f"examples (few: under {FEW:,}; many: from {MANY:,})", "", f"{needs.examples:,}"))
+    steps += [Step(capital(find_method(name).title), "", reason) for name, reason in decided.against.items()
+              if not _would_do(situation, name) and situation.plan.fit(name) is not None]
+    return [*steps, Step(f"so {find_method(decided.method or '').title}", "", _why(situation, decided).rstrip("."))]
 
 
 @kind("choose-method", "planning", "a method for a situation", 3)
@@ -131,7 +140,7 @@ def choose_method(rng: np.random.Generator) -> Choice:
             options.append(Option(title, _why(situation, decided)))
     return choice(f"The situation:\n\n{situation.words()}\n\nWhich of these methods would you take? "
                   f"{_order(situation)}", options, rng,
-                  steps=_steps(situation), section=SECTION)
+                  steps=_steps(situation, decided), section=SECTION)
 
 
 def _preferred(situation: Situation) -> list[Method]:
@@ -189,7 +198,7 @@ def deciding_reason(rng: np.random.Generator) -> Choice:
     offered = ", ".join(one.title for one in situation.offered())
     return choice(f"The situation:\n\n{situation.words()}\n\nOf {offered}, the one to take is {title}. {_order(situation)} "
                   "What decides here: what rules out the method that would have come first, or what puts this one "
-                  "first?", options, rng, steps=_steps(situation), section=SECTION)
+                  "first?", options, rng, steps=_steps(situation, decided), section=SECTION)
 
 
 def _not_decisive(situation: Situation, decided: Chosen) -> dict[str, str]:

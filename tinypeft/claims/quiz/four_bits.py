@@ -258,8 +258,8 @@ def requantized() -> Table:
               "large": _merge_loss(NF4_EXACT, 0.3), "nf4": _merge_loss(NF4_EXACT, 0.015)}
     unlike(values)
     step = _eight_bit_step()
-    ask = ("How large is the error of the merged weights, |change made - change wanted| / |change wanted|? (In 8 bits a step is "
-           f"{step:.1%} of the weights' size here, their root mean square. A sum that lies anywhere between two codes is "
+    ask = ("How large is the error of the merged weights, |change made - change wanted| / |change wanted|? (In 8 bits a step "
+           f"is {step:.1%} of the weights' size here, their root mean square. A sum that lies anywhere between two codes is "
            "rounded wrong by 0.29 of their distance on average. NF4's distances differ; rounding to it is off by "
            f"{_nf4_rounding():.0%} of the weights' size.)")
     return Table(
