@@ -38,7 +38,7 @@ def test_folders_and_bundled_models_are_built_too(tmp_path: Path):
     assert base_parameters("tinypeft/surnames") == 415_232
 
 
-@pytest.mark.parametrize(("wrong", "hint"), [("llama-2-8b", "near: .*llama-2-7b"), ("nothing-like-it", "Known: gpt2,")])
+@pytest.mark.parametrize(("wrong", "hint"), [("llama-2-8b", "near: .*llama-2-7b"), ("nothing-like-it", "known: gpt2,")])
 def test_an_unknown_model_is_an_error_that_lists_what_there_is(wrong, hint):
     with pytest.raises(ValueError, match=f"unknown model '{wrong}'.*{hint}.*folder with a config.json"):
         build(wrong)

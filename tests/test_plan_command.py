@@ -93,9 +93,11 @@ def test_json_has_every_number(capsys):
     found = json.loads(printed(capsys, output_format="json"))
     assert found["gpu_bytes"] == 1e8
     assert found["choice"]["method"] == "lora"
+    assert found["needs"] == {"switching": "requests", "latency_critical": False, "examples": None, "keep_base": False,
+                              "storage_bytes": None}
     lora = found["fits"][1]
     assert lora["method"] == "lora"
-    assert {"trainable", "largest", "limit", "memory", "serving", "card_bytes", "config"} <= lora.keys()
+    assert {"trainable", "largest", "one_more", "memory", "serving", "card_bytes", "config"} <= lora.keys()
     assert lora["serving"]["work"]["token"] == 2 * lora["trainable"]
     assert found["conditions"]["tokens"] == 16
 
@@ -157,7 +159,7 @@ def test_the_menu_passes_everything_on(capsys):
     assert found["fits"][0]["config"]["r"] == 4
     conditions = found["conditions"]
     assert (conditions["batch"], conditions["optimizer"], conditions["checkpointing"], conditions["attention"],
-            conditions["adapter dtype"], conditions["margin"]) == (2, "sgd", False, "eager", "bfloat16", "10%")
+            conditions["adapter dtype"], conditions["margin"]) == (2, "sgd", False, "eager", "bfloat16", 0.1)
     assert found["gpus"] == 2
     assert found["fits"][0]["memory"]["parts"]["optimizer states"] == 0
 

@@ -13,6 +13,7 @@ from tinypeft import AutoModelForCausalLM, get_peft_model
 from tinypeft.budget import count_parameters
 from tinypeft.budget.breakdown import Breakdown
 from tinypeft.budget.cards import SHARDED, cards_needed, per_card
+from tinypeft.budget.catalog import CATALOG, COUNTED_ONLY, build
 from tinypeft.budget.choice import BATCH, PREFERENCES, REQUESTS, RULES, USUAL, Needs, choose
 from tinypeft.budget.fitting import Search, _largest
 from tinypeft.budget.limits import limits_of
@@ -20,6 +21,7 @@ from tinypeft.budget.memory import PARTS, memory
 from tinypeft.budget.methods import METHODS, NF4, RANK, TOKENS, WIDTH, find_method
 from tinypeft.budget.planner import _chosen, card_sold, largest_model, largest_models, largest_size, plan
 from tinypeft.budget.serving import mergeable, serving
+from tinypeft.budget.shapes import ShapeModel
 from tinypeft.nn import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from tinypeft.peft import LoraConfig, PrefixTuningConfig
 
@@ -35,6 +37,11 @@ def llama(layers=2, width=64, **options):
 
 def gpt2():
     return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=64, n_head=4, vocab_size=300, n_positions=256))
+
+
+def size_of(gpu):
+    """Bytes as text, which may be few."""
+    return f"{gpu} bytes"
 
 
 def needs(model, method, size, tokens=64, batch=1, margin=0.0):
@@ -77,7 +84,7 @@ SETTINGS = st.fixed_dictionaries({"tokens": st.sampled_from([16, 64, 200]), "bat
 @given(st.sampled_from([llama, gpt2]), st.sampled_from(SIZED), st.floats(2e5, 8e6), SETTINGS)
 def test_the_largest_size_fits_and_one_more_does_not(make, name, gpu, conditions):
     model, method = make(), METHODS[name]
-    size, most = largest_size(name, model, gpu, **conditions), method.most(model, conditions["tokens"])
+    size, most = largest_size(name, model, size_of(gpu), **conditions), method.most(model, conditions["tokens"])
     assert 0 <= size <= most
     if size:
         assert needs(model, name, size, **conditions) <= gpu
@@ -89,7 +96,7 @@ def test_the_largest_size_fits_and_one_more_does_not(make, name, gpu, conditions
 @given(st.sampled_from([llama, gpt2]), st.sampled_from(list(METHODS)), st.floats(3e5, 6e6), st.floats(1, 3), SETTINGS)
 def test_more_memory_takes_nothing_away_and_more_tokens_add_nothing(make, name, gpu, factor, conditions):
     def largest(gpu, **conditions):
-        return Search(make(), limits_of(gpu, make(), **conditions)).largest(METHODS[name])
+        return Search(make(), limits_of(size_of(gpu), make(), **conditions)).largest(METHODS[name])
 
     assume(name != "bitfit" or make is gpt2)
     found = largest(gpu, **conditions)
@@ -102,7 +109,7 @@ def test_more_memory_takes_nothing_away_and_more_tokens_add_nothing(make, name, 
 @given(st.sampled_from([llama, gpt2]), st.floats(3e5, 6e6), SETTINGS)
 def test_a_plan_fits(make, gpu, conditions):
     model = make()
-    found = plan(model, gpu, **conditions)
+    found = plan(model, size_of(gpu), **conditions)
     for fit in found.fits:
         assert fit.breakdown.total_with_margin == fit.card_bytes <= gpu
         assert fit.size <= (fit.largest or 1)
@@ -222,12 +229,12 @@ def test_a_usual_size_that_does_not_fit_is_halved_and_a_given_one_is_not():
     model = llama()
     usual, one_less = needs(model, "lora", 16), needs(model, "lora", 15)
     gpu = (usual + one_less) / 2
-    found = plan(model, gpu, methods=["lora"], tokens=64, margin=0.0).fits[0]
+    found = plan(model, size_of(gpu), methods=["lora"], tokens=64, margin=0.0).fits[0]
     assert (found.size, found.largest) == (8, 15)
-    refused = plan(model, gpu, methods=["lora"], tokens=64, margin=0.0, rank=16).rejection("lora")
+    refused = plan(model, size_of(gpu), methods=["lora"], tokens=64, margin=0.0, rank=16).rejection("lora")
     assert refused.reason.startswith("r=16 would need")
     assert refused.reason.endswith("The largest that fits is r=15")
-    assert plan(model, gpu, methods=["lora"], tokens=64, margin=0.0, rank=3).fits[0].size == 3
+    assert plan(model, size_of(gpu), methods=["lora"], tokens=64, margin=0.0, rank=3).fits[0].size == 3
     assert "r=99 is more than 32" in plan(model, "1GB", methods=["lora"], tokens=64, rank=99).rejection("lora").reason
 
 
@@ -238,7 +245,7 @@ def test_the_least_keeps_to_the_other_limits_and_to_the_given_size():
     assert few.minimum.needs == needs(model, "vera", 1, margin=0.05)
     assert all("would train" in few.rejection(name).reason for name in ("lora", "full"))
     one_more = (needs(model, "lora", 7) + needs(model, "lora", 8)) / 2
-    close = plan(model, f"{one_more} bytes", tokens=64, methods=["lora"], rank=8, margin=0.0)
+    close = plan(model, size_of(one_more), tokens=64, methods=["lora"], rank=8, margin=0.0)
     assert (close.minimum.size, close.minimum.needs) == (8, needs(model, "lora", 8))
     assert close.minimum.cards.sharded == 2
     assert "LoRA with r=8 needs" in choose(close).reason
@@ -248,7 +255,7 @@ def test_the_least_keeps_to_the_other_limits_and_to_the_given_size():
 def test_what_has_to_be_merged_needs_a_card_for_the_merged_model():
     found = plan("gpt2", "240MB", methods=["qlora"], tokens=16, latency_critical=True)
     assert found.minimum.needs > 248e6  # 124 million parameters of 16 bits
-    assert plan("gpt2", f"{found.minimum.needs} bytes", methods=["qlora"], tokens=16, latency_critical=True).fit("qlora")
+    assert plan("gpt2", size_of(found.minimum.needs), methods=["qlora"], tokens=16, latency_critical=True).fit("qlora")
 
 
 def test_numbers_of_cards_and_the_least_are_of_one_size():
@@ -307,8 +314,10 @@ def test_this_librarys_own_engine():
 
 
 def test_models_known_by_their_shapes():
-    with pytest.raises(ValueError, match="activations of a opt are not known here"):
-        plan("opt-6.7b", "24GB")
+    for name in COUNTED_ONLY:
+        with pytest.raises(ValueError, match=r"can only be counted here.*can be planned: gpt2, .*smollm2-135m; or a folder"):
+            plan(name, "24GB")
+    assert {name for name in CATALOG if isinstance(build(name), ShapeModel)} == set(COUNTED_ONLY)
 
 
 # ---- methods --------------------------------------------------------------------------------------------------------
@@ -515,6 +524,7 @@ def test_preferences_know_all_methods():
     (lambda: plan("lama-2-7b", "24GB"), "near: llama-2-7b"),
     (lambda: plan("gpt2", "24"), "has no unit"),
     (lambda: plan("gpt2", "24 gigs"), "unknown unit 'gigs'"),
+    (lambda: plan("gpt2", 24), r'fewer than 1,000,000: for gigabytes write text, "24GB"'),
     (lambda: plan("gpt2", -3), "a number of bytes above 0"),
     (lambda: plan("gpt2", float("nan")), "a number of bytes above 0"),
     (lambda: plan("gpt2", "2GB", tasks=0), "tasks=0"),
@@ -542,8 +552,26 @@ def test_what_cannot_be_is_refused(call, message):
         call()
 
 
+def test_what_is_no_plan_and_no_config_is_refused():
+    with pytest.raises(TypeError, match="expected a plan; make one first"):
+        choose("llama-3-8b")
+    with pytest.raises(TypeError, match="method 'lora': expected an adapter's config"):
+        memory("gpt2", method="lora")
+
+
+def test_a_plan_as_text():
+    model = llama()
+    text = str(plan(model, "1GB", tokens=64, methods=["lora", "bitfit"]))
+    fit = plan(model, "1GB", tokens=64, methods=["lora"]).fits[0]
+    assert f"LoRA  r=16  {fit.serving.counts.trainable:,} trained" in text
+    assert "BitFit: " in text
+    assert "nothing fits" in str(plan(model, "100 kB", tokens=64, methods=["lora"]))
+    assert "lambda" not in text + repr(fit)
+
+
 def test_plans_are_json_and_complete():
-    found = plan(llama(), "1GB", tokens=64, tasks=3)
+    model = llama()
+    found = plan(model, "1GB", tokens=64, tasks=3)
     again = json.loads(json.dumps(found.to_dict()))
     assert [one["method"] for one in again["fits"]] == [fit.method.name for fit in found.fits]
     lora = next(one for one in again["fits"] if one["method"] == "lora")
@@ -551,6 +579,10 @@ def test_plans_are_json_and_complete():
     assert sum(lora["memory"]["parts"].values()) == pytest.approx(lora["memory"]["total"])
     assert lora["serving"]["all_bytes"] == 3 * lora["serving"]["task_bytes"]
     assert again["conditions"]["tokens"] == 64
+    assert again["margin"] == again["conditions"]["margin"] == lora["memory"]["conditions"]["margin"] == 0.05
+    assert lora["one_more"] == {"size": 33, "reason": found.fit("lora").limit}
+    assert plan(model, "1GB", tokens=64, methods=["ia3"], trainable_max="1.55%").to_dict()["trainable_max"] == int(
+        0.0155 * sum(parameter.size for parameter in model.parameters()))
     assert {one["method"] for one in again["rejected"]} == {"bitfit"}
 
 

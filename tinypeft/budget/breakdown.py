@@ -65,7 +65,7 @@ class Breakdown:
         """Everything, as JSON values; sizes in bytes."""
         return {"title": self.title, "parts": dict(self.parts), "total": self.total, "margin": self.margin,
                 "total_with_margin": self.total_with_margin, "peak": self.peak, "trainable": self.trainable,
-                "conditions": dict(self.conditions)}
+                "conditions": dict(self.conditions) | {"margin": self.margin}}
 
     def draw(self) -> Picture:
         """The parts as one stacked bar, with its description."""

@@ -19,12 +19,13 @@ from tinypeft.budget.shapes import (
     OPTShapeConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
+    ShapeModel,
     T5Shape,
     T5ShapeConfig,
 )
+from tinypeft.budget.units import names_known
 from tinypeft.models import AutoConfig, AutoModelForCausalLM
 from tinypeft.nn import CausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-from tinypeft.nn.module import near
 from tinypeft.peft import PeftConfig, PeftModel, get_peft_model
 
 
@@ -97,6 +98,8 @@ CATALOG: dict[str, Spec] = {
                          _llama(30, 576, 9, 1536, num_key_value_heads=3, vocab_size=49152, max_position_embeddings=8192,
                                 tie_word_embeddings=True, rope_parameters={"rope_theta": 100000.0})),
 }
+COUNTED_ONLY = ("opt-6.7b", "pythia-6.9b", "t5-xxl")  # by shapes.py; all others have a forward pass here
+RUNNABLE = tuple(name for name in CATALOG if name not in COUNTED_ONLY)
 _HUB_NAMES = {spec.hub_name: name for name, spec in CATALOG.items() if spec.hub_name}
 
 
@@ -116,9 +119,20 @@ def build(model: str) -> CausalLM:
         return spec.make()
     if model.startswith("tinypeft/") or (Path(model) / "config.json").exists():
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model), device="meta")
-    hint = near(model.lower(), CATALOG)
-    raise ValueError(f"unknown model {model!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                     + f"Known: {', '.join(CATALOG)}; or give a folder with a config.json")
+    raise ValueError(f"unknown model {model!r}; {names_known(model.lower(), RUNNABLE, COUNTED_ONLY)}; to be counted only: "
+                     f"{', '.join(COUNTED_ONLY)}; or give a folder with a config.json")
+
+
+def refuse_counted_only(model: CausalLM) -> None:
+    """Raise if a model can be counted, but has no forward pass here that tells what its activations take.
+
+    Raises:
+        ValueError: with the names of those that have one.
+    """
+    if isinstance(model, ShapeModel):
+        raise ValueError(f"a model of type {model.config.model_type} can only be counted here: what its activations take is "
+                         f"not known, and so neither is its memory. Those that can be planned: {', '.join(RUNNABLE)}; or a folder "
+                         "with the config.json of a GPT-2 or a Llama")
 
 
 def adapted(model: str, method: PeftConfig) -> PeftModel:

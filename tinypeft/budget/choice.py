@@ -43,6 +43,11 @@ class Needs:
     keep_base: bool = False
     storage: float | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; storage in bytes."""
+        return {"switching": self.switching, "latency_critical": self.latency_critical, "examples": self.examples,
+                "keep_base": self.keep_base, "storage_bytes": self.storage}
+
     def __post_init__(self) -> None:
         if self.switching not in SWITCHING:
             raise ValueError(f"switching {self.switching!r} is unknown; known: {', '.join(SWITCHING)}")
@@ -119,8 +124,8 @@ def _unmixable(fit: Fit, needs: Needs, plan: Plan) -> str:
     if needs.switching != BATCH or fit.serving.mixable:
         return ""
     if fit.serving.positions:
-        return ("its virtual tokens make rows longer, and all rows of a batch are equally long: each task would need a batch of "
-                "its own")
+        return ("its virtual tokens make rows longer, and all rows of a batch are equally long: each task would need a batch "
+                "of its own")
     return "all rows of a batch run through the same weights, which it changes: each task would need a batch of its own"
 
 
@@ -188,6 +193,9 @@ def choose(plan: Plan, needs: Needs | None = None) -> Choice:
         plan: what fits; its number of tasks counts too.
         needs: None for nothing in particular.
 
+    Raises:
+        TypeError: what is given is no plan.
+
     >>> from tinypeft.budget.planner import plan
     >>> found = plan("gpt2", "8GB", tokens=512, methods=["lora", "pfeiffer", "full"])
     >>> choose(found).method, choose(found, Needs(examples=200_000)).method
@@ -195,6 +203,8 @@ def choose(plan: Plan, needs: Needs | None = None) -> Choice:
     >>> choose(found, Needs(examples=200_000, keep_base=True)).rule
     'keep-base'
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"choose({plan!r}): expected a plan; make one first, such as plan(\"llama-3-8b\", \"24GB\")")
     needs = needs or Needs(latency_critical=plan.limits.latency_critical)
     preference = next(one for one in PREFERENCES if one.holds(needs, plan))
     order = [*dict.fromkeys(preference.order)]

@@ -54,7 +54,8 @@ class Fit:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; sizes in bytes."""
         return {"method": self.method.name, "title": self.method.title, "size_name": self.method.size_name or None,
-                "size": self.size if self.method.size_name else None, "largest": self.largest, "limit": self.limit,
+                "size": self.size if self.method.size_name else None, "largest": self.largest,
+                "one_more": {"size": self.largest + 1, "reason": self.limit} if self.largest else None,
                 "usual_because": self.method.usual_why, "base": self.stored,
                 "config": self.config.to_dict() if self.config else None, "trainable": self.serving.counts.trainable,
                 "fraction": self.serving.counts.fraction, "card_bytes": self.card_bytes, "memory": self.breakdown.to_dict(),
@@ -234,7 +235,8 @@ def _consider(search: Search, method: Method, tasks: int) -> Fit | Rejection:
     if not largest:
         return _too_large(search, method)
     if search.given(method) and wanted > largest:
-        reason = f"{method.describe(wanted)} {_excess(search, method, wanted)}. The largest that fits is {method.describe(largest)}"
+        reason = (f"{method.describe(wanted)} {_excess(search, method, wanted)}. The largest that fits is "
+                  f"{method.describe(largest)}")
         if search.trains_too_many(method, wanted):
             return Rejection(method, reason, wanted)
         return Rejection(method, reason, wanted, search.card_bytes(method, wanted), search.cards(method, wanted))

@@ -12,6 +12,7 @@ from tinypeft.nn import CausalLM
 from tinypeft.quant import BitsAndBytesConfig
 
 MARGIN = 0.05  # share to be kept free, on top of what is computed: an allocator cannot use every byte
+SMALLEST = 10**6  # bytes of a card that may be given as a bare number, which else was hardly meant as bytes
 TEXT = 2048  # tokens in a row, if nothing is said
 
 
@@ -102,6 +103,9 @@ def limits_of(gpu: str | float, model: str | CausalLM, *, gpus: int = 1, rank: i
     if not 0 <= margin < 1:
         raise ValueError(f"margin={margin!r}: a share of the memory in [0, 1), such as 0.05")
     size = parse_size(gpu, "the card's memory") if isinstance(gpu, str) else float(gpu)
+    if not isinstance(gpu, str) and 0 < size < SMALLEST:
+        raise ValueError(f"the card's memory {gpu!r} is a number of bytes, and fewer than {SMALLEST:,}: for gigabytes write "
+                         f"text, \"{gpu:g}GB\"; if bytes are meant, \"{gpu:g} bytes\"")
     if not 0 < size < float("inf"):
         raise ValueError(f"the card's memory {gpu!r}: a number of bytes above 0, or text such as \"24GB\"")
     if conditions.get("engine") == "tinypeft" and conditions.get("dtype", "bfloat16") == "bfloat16":

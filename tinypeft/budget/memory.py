@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinypeft.budget.breakdown import Breakdown
+from tinypeft.budget.catalog import refuse_counted_only
 from tinypeft.budget.rehearsal import rehearse_generation, rehearse_training
 from tinypeft.budget.torch_model import COMPUTE
 from tinypeft.budget.torch_step import WIDTHS, Phase, Setting, generation_phases, phases_of, training_phases
@@ -74,12 +75,15 @@ def memory(model: str | CausalLM, method: PeftConfig | None = None, *, training:
     5702296448.0
     """
     _check(engine, attention, batch, tokens, margin, optimizer)
+    if not (method is None or isinstance(method, PeftConfig)):
+        raise TypeError(f"method {method!r}: expected an adapter's config, such as LoraConfig(r=16), or None for all weights")
     if quantization is not None and method is None and training:
         raise ValueError("quantized weights cannot be trained: name a method, such as LoraConfig(r=16) for QLoRA, or leave "
                          "quantization out")
     dtype, adapter_dtype = str(dtype).removeprefix("torch."), str(adapter_dtype).removeprefix("torch.")
     itemsize, _ = dtype_bytes(dtype), dtype_bytes(adapter_dtype, "adapter_dtype")
     bare = bare_model(model)
+    refuse_counted_only(bare)
     limit, virtual = bare.config.max_position_embeddings, getattr(method, "num_virtual_tokens", 0)
     if tokens + virtual > limit:
         added = f" and {virtual} virtual ones" if virtual else ""

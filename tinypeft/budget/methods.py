@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tinypeft.budget.units import names_known
 from tinypeft.nn import CausalLM
-from tinypeft.nn.module import near
 from tinypeft.peft import (
     AdaLoraConfig,
     BitFitConfig,
@@ -65,9 +65,9 @@ class Method:
 
     name: str
     title: str
-    make: Callable[[CausalLM, int, Targets], PeftConfig] | None
+    make: Callable[[CausalLM, int, Targets], PeftConfig] | None = field(repr=False)
     size_name: str = ""
-    usual: Callable[[int], int] = lambda width: 1
+    usual: Callable[[int], int] = field(default=lambda width: 1, repr=False)
     usual_why: str = ""
     four_bit: bool = False
 
@@ -183,9 +183,9 @@ METHODS: dict[str, Method] = {method.name: method for method in (
     Method("bitfit", "BitFit", lambda model, size, targets: BitFitConfig()),
     Method("norms", "norm tuning", lambda model, size, targets: LNTuningConfig(target_modules=_NORMS)),
 )}
-ALIASES = {"rslora": "lora", "lora+": "lora", "loraplus": "lora", "pissa": "lora", "olora": "lora", "full fine-tuning": "full",
-           "full-ft": "full", "adapters": "houlsby", "(ia)3": "ia3", "prompt tuning": "prompt", "prefix tuning": "prefix",
-           "layernorm": "norms", "ln_tuning": "norms"}
+RELATIVES = {"rslora": "rsLoRA", "lora+": "LoRA+", "loraplus": "LoRA+", "pissa": "PiSSA", "olora": "OLoRA"}  # cost as LoRA
+ALIASES = {**dict.fromkeys(RELATIVES, "lora"), "full fine-tuning": "full", "full-ft": "full", "adapters": "houlsby",
+           "(ia)3": "ia3", "prompt tuning": "prompt", "prefix tuning": "prefix", "layernorm": "norms", "ln_tuning": "norms"}
 
 
 def find_method(name: str) -> Method:
@@ -201,6 +201,13 @@ def find_method(name: str) -> Method:
     key = ALIASES.get(key, key)
     if key in METHODS:
         return METHODS[key]
-    hint = near(key, [*METHODS, *ALIASES])
-    raise ValueError(f"unknown method {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                     + f"There are: {', '.join(METHODS)}")
+    raise ValueError(f"unknown method {name!r}; {names_known(key, METHODS, ALIASES, 'there are')}")
+
+
+def relative(name: str) -> str:
+    """The title of a relative of LoRA, by its name; "" for any other name.
+
+    >>> relative("rslora"), relative("lora")
+    ('rsLoRA', '')
+    """
+    return RELATIVES.get(name.strip().lower(), "")

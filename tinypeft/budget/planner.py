@@ -18,6 +18,7 @@ from tinypeft.budget.limits import Limits, limits_of
 from tinypeft.budget.memory import memory
 from tinypeft.budget.methods import METHODS, RANK, Method, find_method, stored_as
 from tinypeft.budget.shapes import ShapeModel
+from tinypeft.budget.units import format_bytes
 from tinypeft.nn import CausalLM
 
 CARDS_SOLD = tuple(size * 10**9 for size in (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192))
@@ -54,6 +55,18 @@ class Plan:
         """Where nothing fits, the largest model of the catalog with which something would; None for none."""
         return None if self.fits else self.search_catalog()
 
+    def __str__(self) -> str:
+        """What fits, with which size, and why the rest does not."""
+        cards = "one card" if self.limits.gpus == 1 else f"each of {self.limits.gpus} cards"
+        rows = [(fit.method.title, fit.method.describe(fit.size), f"{fit.serving.counts.trainable:,} trained",
+                 format_bytes(fit.card_bytes)) for fit in self.fits]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{title:<{widths[0]}}  {size:>{widths[1]}}  {trained:>{widths[2]}}  {needs:>{widths[3]}}"
+                 for title, size, trained, needs in rows]
+        return "\n".join([f"{self.model}: {self.parameters:,} parameters, {format_bytes(self.limits.gpu)} on {cards}", "",
+                          *(lines or ["nothing fits"]), "",
+                          *(f"{one.method.title}: {one.reason}" for one in self.rejected)]).rstrip()
+
     def fit(self, name: str) -> Fit | None:
         """A method that fits, by name."""
         return next((fit for fit in self.fits if fit.method.name == find_method(name).name), None)
@@ -67,8 +80,11 @@ class Plan:
         limits, minimum = self.limits, self.minimum
         return {
             "model": self.model, "parameters": self.parameters, "gpu_bytes": limits.gpu, "gpus": limits.gpus,
-            "tasks": self.tasks, "trainable_max": limits.trainable_max, "latency_critical": limits.latency_critical,
-            "target_modules": limits.targets, "conditions": self.conditions, "rule": RULE,
+            "tasks": self.tasks, "margin": limits.conditions["margin"],
+            "trainable_max": None if limits.trainable_max is None else int(limits.trainable_max),
+            "latency_critical": limits.latency_critical,
+            "target_modules": limits.targets, "conditions": self.conditions | {"margin": limits.conditions["margin"]},
+            "rule": RULE,
             "fits": [fit.to_dict() for fit in self.fits], "rejected": [rejection.to_dict() for rejection in self.rejected],
             "minimum": minimum and minimum.to_dict() | {"card_sold_bytes": card_sold(minimum.needs or 0.0)},
             "largest_fitting_model": self.largest_fitting}

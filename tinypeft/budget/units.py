@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from tinypeft.nn.module import near
 
 BYTES = {"bytes": 1, "byte": 1,
          "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -101,6 +104,18 @@ def parse_size(text: str, what: str = "size") -> float:
     if quantity.value <= 0 or not math.isfinite(quantity.value):
         raise ValueError(f"{what} {text!r} is not more than nothing: {hint}")
     return quantity.value
+
+
+def names_known(name: str, known: Iterable[str], others: Iterable[str] = (), says: str = "known") -> str:
+    """What to say of an unknown name: those near it, `others` among them, and all that are known.
+
+    >>> names_known("qlra", ["lora", "qlora"], says="there are"), names_known("x", ["lora"])
+    ('near: qlora, lora. There are: lora, qlora', 'known: lora')
+    """
+    known = list(known)
+    hint = near(name, [*known, *others])
+    start = f"near: {', '.join(hint)}. {says.capitalize()}" if hint else says
+    return f"{start}: {', '.join(known)}"
 
 
 def format_bytes(count: float, digits: int = 2) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tinypeft.budget.catalog import build
+from tinypeft.budget.units import names_known
 from tinypeft.nn import CausalLM, Parameter
-from tinypeft.nn.module import near
 from tinypeft.peft import PeftConfig, PeftModel, get_peft_model
 from tinypeft.quant import BitsAndBytesConfig, replace_with_bnb_linear
 from tinypeft.quant.blockwise import NESTED_BLOCKSIZE
@@ -34,9 +34,7 @@ def dtype_bytes(dtype: str, what: str = "dtype") -> int:
     """
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        hint = near(name, DTYPES)
-        raise ValueError(f"{what} {dtype!r} is unknown; " + (f"near: {', '.join(hint)}. " if hint else "")
-                         + f"Known: {', '.join(DTYPES)}")
+        raise ValueError(f"{what} {dtype!r} is unknown; {names_known(name, DTYPES)}")
     return DTYPES[name]
 
 

@@ -53,7 +53,7 @@ def run_plan(*, model: str | None, gpu: str, output_format: str = "table", plot:
                       keep_base, None if storage is None else parse_size(storage, "--storage"))
         made = plan(model, gpu, methods=methods, tasks=tasks, **options)
         choice = choose(made, needs)
-        result = made.to_dict() | {"choice": choice.to_dict()}
+        result = made.to_dict() | {"needs": needs.to_dict(), "choice": choice.to_dict()}
         if output_format != "json":
             print_plan(made, choice, markdown)
         if plot is not None:
