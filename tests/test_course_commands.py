@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from tinypeft.grading.progress import FILE, Course, Progress, find_course, is_co
 from tinypeft.grading.run import Report, TestResult as Result
 from tinypeft.viz.grading import plot_difference
 
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 LORA = find_exercise("04")
 NO_SCALE = "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + x @ A.T @ B.T\n"
 
@@ -218,6 +220,8 @@ def test_a_mistake_is_told_with_its_section_and_drawn(course, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "It looks as if the factor alpha / r is missing. See lesson 04_lora, section scaling." in printed
     assert "lora_backward: not there" in printed
+    shown = " ".join(re.search(r"^    forward +0 of 20 .*?\n\n", README, flags=re.M | re.S)[0].split())
+    assert shown in printed
     assert [path.name for path in Path("pictures").iterdir()] == ["04_lora-test_forward.png"]  # merge has another shape
     assert "24 of 24 numbers differ" in printed
 
@@ -229,6 +233,13 @@ def test_the_arrays_that_are_drawn_are_those_of_the_grader(tmp_path):
     assert test == "test_forward"
     assert received.shape == expected.shape
     assert not np.allclose(received, expected)
+
+
+def test_what_the_code_prints_is_shown(course, capsys):
+    course.file(LORA).write_text("def merge(W, A, B, alpha):\n    print('W is', W.shape)\n    return W\n")
+    run_test("04")
+    printed = capsys.readouterr().out
+    assert "    Your code printed:\n        W is (4, 5)\n        W is (6, 3)\n" in printed
 
 
 def test_json_is_all_that_is_printed(course, capsys):

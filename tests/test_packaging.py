@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COURSE = ["tinypeft/_course/lessons/04_lora.ipynb", "tinypeft/_course/lessons/outline.toml",
-          "tinypeft/_course/exercises/README.md"]
+          "tinypeft/_course/exercises/README.md", "tinypeft/_course/exercises/04_lora/test_04_lora.py",
+          "tinypeft/_course/solutions/04_lora/reference.py"]
 MODEL = [f"tinypeft/models/bundled/surnames/{file}"
          for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]
 
@@ -66,6 +67,7 @@ def test_the_wheel_carries_the_course_and_the_model(built):
     names = contents(built["wheel"])
     assert set(COURSE + MODEL + ["tinypeft/py.typed"]) - names == set()
     assert {file.split("/")[0] for file in names if ".dist-info/" not in file} == {"tinypeft"}
+    assert {file.split("/")[-1] for file in names if "_course/solutions/" in file} == {"reference.py"}  # no wrong ones
     assert any(file.endswith("licenses/LICENSE") for file in names)
 
 

@@ -243,6 +243,7 @@ def _watch(watched: Sequence[Task], done: list[tuple[int, int] | None], sleep: C
                     graded(task)
                 except (OSError, RuntimeError, ValueError) as error:  # one bad save does not end the watch
                     print(f"tinypeft: {error}")
+                sys.stdout.flush()  # at once, into a pipe or a file too
             last[i] = now
         sleep(POLL)
 
