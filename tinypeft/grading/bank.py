@@ -60,10 +60,6 @@ class Bank:
         return self.right[0]
 
 
-def has_bank(exercise: Exercise) -> bool:
-    return (BANKS / exercise.slug / "bank.toml").is_file()
-
-
 def read_bank(exercise: Exercise, folder: Path | None = None) -> Bank:
     """The bank of an exercise.
 
@@ -105,4 +101,4 @@ def _wrong(name: str, entry: Any, reference: str, exercise: Exercise, folder: Pa
     return WrongSolution(name, source, fails, entry.get("mistake"))
 
 
-__all__ = ["Bank", "WrongSolution", "has_bank", "read_bank"]
+__all__ = ["Bank", "WrongSolution", "read_bank"]

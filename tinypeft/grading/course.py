@@ -19,7 +19,7 @@ from tinypeft.grading.contract import Signature, read_contract
 from tinypeft.grading.direct import DirectGrader
 from tinypeft.grading.exercise import TOTAL, Exercise
 from tinypeft.grading.mutants import mutants, vjp_mutants
-from tinypeft.grading.run import Report
+from tinypeft.grading.run import NOT_RUN, Report
 
 CAPSTONE = "14_capstone"  # has no functions, and a bank of another kind
 RIGHT, WRONG, DIAGNOSED, MISCONCEPTIONS, HINTS = 3, 12, 8, 6, 3  # at least so many, of hints exactly
@@ -91,12 +91,17 @@ def right_scores(grader: DirectGrader, file: Path, seeds: Iterable[int]) -> list
     return [report.score for report in grader.grade(file, seeds, trusted=True)]
 
 
-def wrong_solutions(bank: Bank, grader: DirectGrader, seeds: Iterable[int]) -> tuple[dict[str, str], list[str]]:
-    """Name -> what is not as the bank says, or ""; and the names of those that do not get their diagnosis at every seed."""
+def wrong_solutions(bank: Bank, grader: DirectGrader, seeds: Iterable[int], quick: bool = False
+                    ) -> tuple[dict[str, str], list[str]]:
+    """Name -> what is not as the bank says, or ""; and the names of those that do not get their diagnosis at every seed.
+
+    Args:
+        quick: run only the tests that each has to fail, so that nothing is said about the others.
+    """
     found, undiagnosed = {}, []
     for name, one in bank.wrong.items():
         with _written(one.source) as file:
-            reports = grader.grade(file, seeds, trusted=True)
+            reports = grader.grade(file, seeds, trusted=True, tests=one.fails if quick else ())
         found[name] = next((text for report in reports if (text := _unlike(report, one.fails))), "")
         if one.mistake is not None and not all(one.mistake in {test.mistake for test in report.tests} for report in reports):
             undiagnosed.append(name)
@@ -104,7 +109,7 @@ def wrong_solutions(bank: Bank, grader: DirectGrader, seeds: Iterable[int]) -> t
 
 
 def _unlike(report: Report, fails: frozenset[str]) -> str:
-    failed = {test.name for test in report.tests if not test.passed}
+    failed = {test.name for test in report.tests if not test.passed and test.mistake != NOT_RUN}
     passes, more = sorted(fails - failed), sorted(failed - fails)
     parts = [f"passes {', '.join(passes)}"] * bool(passes) + [f"fails {', '.join(more)} too"] * bool(more)
     return f"{' and '.join(parts)} at seed {report.seed}" if parts else ""

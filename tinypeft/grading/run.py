@@ -19,6 +19,7 @@ from typing import Any
 from tinypeft.grading import PUBLIC_SEED
 from tinypeft.grading.exercise import TOTAL, Exercise
 
+NOT_RUN = "not-run"  # the mistake of a test that was left out
 PATIENCE = 120.0  # seconds for a whole run, whose calls have limits of their own
 
 
@@ -99,6 +100,6 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
 
 def _result(name: str, points: int, row: dict[str, Any] | None) -> TestResult:
     if row is None:
-        return TestResult(name, 0, points, False, "not run", "not-run", 0.0)
+        return TestResult(name, 0, points, False, "not run", NOT_RUN, 0.0)
     return TestResult(name, points if row["passed"] else 0, points, row["passed"], row["message"], row["mistake"],
                       round(row["seconds"], 3))
