@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tinypeft.claims import claim as claims_room
 from tinypeft.claims.audit import CLAIMS
 from tinypeft.claims.claim import Claim, check
-from tinypeft.claims.judge import Computed, Verdict, computed
+from tinypeft.claims.judge import MEANINGS, Computed, Verdict, computed
 from tinypeft.claims.record import recorded
+from tinypeft.cli import app
 from tinypeft.commands import check as command
 from tinypeft.commands.check import run_check
 from tinypeft.commands.check_report import html_page, markdown, verdict_label
@@ -93,16 +96,41 @@ def test_text_is_escaped_in_tables_and_pages():
 def test_a_statement_that_is_no_number_says_when_it_holds(capsys):
     assert {id: CLAIMS[id].holds_if for id in (
         "a-storage-efficiency", "d-adapter-latency", "d-p5-less", "a-llama2-max", "a-lora-1000-factors", "a-prefix-shape",
-        "d-nf4-enterprise", "b-print-all", "b-p1-ab", "c-ref-lora", "b-r-more", "d-init")} == {
+        "a-qlora-4or8", "d-tab-lora-none", "d-nf4-enterprise", "b-print-all", "b-p1-ab", "c-ref-lora", "b-r-more",
+        "d-init")} == {
+            "a-qlora-4or8": "4 bits, 8 bits", "d-tab-lora-none": "0, 0, but for rounding",
             "a-storage-efficiency": "at most 1 %", "d-adapter-latency": "from 1 % to 3 %", "d-p5-less": "less than 1x",
             "a-llama2-max": "within 2 % of 70,000,000,000", "a-lora-1000-factors": "8,000", "a-prefix-shape": "20 x 4096",
-            "d-nf4-enterprise": "True", "b-print-all": "", "b-p1-ab": "", "c-ref-lora": "", "b-r-more": "more than 0",
+            "d-nf4-enterprise": "yes", "b-print-all": "", "b-p1-ab": "", "c-ref-lora": "", "b-r-more": "more than 0",
             "d-init": "0, but for rounding"}
     run_check(["d-p5-less"])
     assert re.search(r"holds if +less than 1x", capsys.readouterr().out)
     [found] = [check(CLAIMS["d-p5-less"])]
     assert "Even less than LoRA (~0.1%) [holds if: less than 1x]" in markdown([found])
     assert "[holds if: less than 1x]" in html_page([found])
+
+
+def test_a_claim_that_holds_only_as_about_says_so(capsys):
+    run_check(["a-llama2-max", "d-ex1-total", "d-ex1-pct"])
+    about, equal, digits = re.sub(r"\s+", " ", capsys.readouterr().out).split(" how ")[:3]
+    assert 'confirmed-rounded: within 2 %, as "about", and not at the stated digits' in about
+    assert "confirmed: the computed value equals the stated one" in equal
+    assert "confirmed-rounded: it rounds to the stated digits" in digits
+
+
+def test_verdicts_and_documents_are_explained_wherever_they_are_shown(capsys):
+    results = run_check(kind="code-output")
+    shown = {"terminal": capsys.readouterr().out, "markdown": markdown(results), "page": html_page(results)}
+    for name, text in shown.items():
+        words = re.sub(r"\s+", " ", text)
+        assert f"corrected: {MEANINGS[Verdict.CORRECTED]}." in words, name
+        assert "a glossary" in words, name
+        assert "not-reproducible" not in words, name  # what does not occur is left out
+    usage = re.sub(r"[\s│]+", " ", CliRunner().invoke(app, ["check", "--help"]).output)
+    readme = re.sub(r"\s+", " ", (Path(__file__).parents[1] / "README.md").read_text())
+    for verdict, meaning in MEANINGS.items():
+        assert f"{verdict}: {meaning}." in usage
+        assert f": {meaning}." in readme
 
 
 @pytest.mark.parametrize("width", [60, 80, 110, 140])

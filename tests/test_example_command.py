@@ -100,16 +100,17 @@ def stepped(monkeypatch, capsys, name, typed):
 
 
 def test_steps_wait_for_a_line_each(monkeypatch, capsys):
-    printed = stepped(monkeypatch, capsys, "lora-forward", "[3, 7]\n0.5\n\n2\nnothing\n3.09, 7.12\n2%\n")
-    said = re.findall(r"your guess, or Enter: (.*)\n +(.*)\n", printed)
-    assert [guess for guess, _ in said] == ["[3, 7]", "0.5", "", "2", "nothing", "3.09, 7.12", "2%"]
+    printed = stepped(monkeypatch, capsys, "lora-forward", "[3, 7]\n0.5\n\n2\nnothing\n\n3.09, 7.12\n2%\n")
+    said = re.findall(r"your guess, Enter, or q: (.*)\n +(.*)\n", printed)
+    assert [guess for guess, _ in said] == ["[3, 7]", "0.5", "", "2", "nothing", "", "3.09, 7.12", "2%"]
     assert said[0][1] == "Right."
     assert said[1][1] == "0.5 is too large."
     assert said[2][1].startswith("document states")
     assert said[3][1].startswith("2 is too large by a factor of 2")
     assert "'nothing' is not a number" in said[4][1]
-    assert said[5][1] == "Right."
-    assert said[6][1].startswith("2% is too large")  # 1.97 %, of which "2%" has one digit
+    assert said[5][1].startswith("document states")  # typed again, nothing this time
+    assert said[6][1] == "Right."
+    assert said[7][1].startswith("2% is too large")  # 1.97 %, of which "2%" has one digit
 
 
 def test_without_input_it_goes_on(monkeypatch, capsys):
@@ -122,6 +123,16 @@ def test_nothing_is_asked_where_nothing_can_be_computed(monkeypatch, capsys):
     printed = stepped(monkeypatch, capsys, "multilingual", "2.1M\n20,000\n")
     assert printed.count("your guess") == 4  # of 5 steps
     assert printed.count("Right.") == 1
+
+
+def test_q_leaves(monkeypatch, capsys):
+    printed = stepped(monkeypatch, capsys, "lora-1000", "\nQ\n")
+    assert printed.count("your guess") == 2
+    assert printed.count("we compute") == 1
+
+
+def test_what_cannot_be_computed_is_no_agreement(capsys):
+    assert "never part, but for what cannot be computed: step 5." in re.sub(r"\s+", " ", shown(capsys, "multilingual"))
 
 
 @pytest.mark.parametrize(("guess", "answer"), [("yes", "Right."), ("No", "It is not so."), ("24", "It is not so.")])

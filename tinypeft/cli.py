@@ -150,7 +150,13 @@ def check(
     output_format: Annotated[str, typer.Option("--format", help="table, markdown, json or html.")] = "table",
     out: Annotated[Path | None, typer.Option(help="FILE to write to, instead of the terminal.")] = None,
 ) -> None:
-    """Recompute what four documents claim about PEFT, and say what is right, wrong, or empty. Takes less than a minute."""
+    """Recompute what four documents claim about PEFT, and say what is right, wrong, or empty. Takes less than a minute.
+
+    confirmed: the computed value equals the stated one. confirmed-rounded: it rounds to the stated digits, or is as near as the
+    text's own "about" allows. corrected: it is another value. depends: true under some conditions that the text leaves open,
+    not under others. not-reproducible: no reading gives the number, or its source is missing. meaningless: nothing is stated
+    that could be true or false.
+    """
     from tinypeft.commands.check import run_check
 
     run_check(claims or [], verdict=verdict, source=source, kind=kind, slow=slow, output_format=output_format, out=out)
@@ -159,7 +165,7 @@ def check(
 @app.command()
 def example(
     name: Annotated[str | None, typer.Argument(help="Which one, such as lora-forward. Default: a list of all.")] = None,
-    step: Annotated[bool, typer.Option("--step", help="One step at a time: each waits for a guess, or Enter.")] = False,
+    step: Annotated[bool, typer.Option("--step", help="One step at a time: each waits for a guess, Enter, or q.")] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
     plot: Annotated[Path | None, typer.Option(help="FILE.png for the figure of lora-forward or qlora-budget.")] = None,
 ) -> None:

@@ -81,9 +81,10 @@ class Claim:
             return ""
         if isinstance(self.expects, Range):
             return self.expects.words(self.unit)
-        shown = format_value(self.expects.value, self.expects.unit) if isinstance(self.expects, Quantity) else format_value(
+        shown = format_value(self.expects.value, self.expects.unit) if isinstance(self.expects, Quantity) else _said(
             self.expects, self.unit)
-        if isinstance(self.expects, float):
+        items = self.expects if isinstance(self.expects, tuple) else (self.expects,)
+        if any(isinstance(item, float) for item in items):
             shown += ", but for rounding"
         if self.about:
             return f"within {format_value(self.about, '%')} of {shown}"
@@ -130,6 +131,11 @@ def _enter(entry: Claim) -> None:
     CLAIMS[entry.id] = entry
 
 
+def _said(value: Any, unit: str) -> str:
+    """A value as text; a truth value as an answer."""
+    return ("yes" if value else "no") if isinstance(value, bool) else format_value(value, unit)
+
+
 def _is_written(expects: Any) -> bool:
     """Whether it is text that reads as a number, and so says how exact it is."""
     try:
@@ -149,6 +155,7 @@ class Checked:
         why, correct: the claim's, with the facts of the computation filled in.
         fresh: whether it was computed now; else it is the recorded result (or an editorial one, which is always as it was).
         seconds: the computation's time.
+        within: the relative error that made it "confirmed-rounded", where the stated digits alone would not have.
     """
 
     claim: Claim
@@ -158,6 +165,7 @@ class Checked:
     correct: str
     fresh: bool
     seconds: float = 0.0
+    within: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -176,8 +184,10 @@ def check(entry: Claim) -> Checked:
     start = time.perf_counter()
     found = entry.compute()
     seconds = time.perf_counter() - start
-    return Checked(entry, show_values(found, entry.unit, entry.expects), judge(entry.expects, found, entry.about),
-                   entry.why.format(**found.facts), entry.correct.format(**found.facts), fresh=True, seconds=seconds)
+    verdict = judge(entry.expects, found, entry.about)
+    about = entry.about if verdict is Verdict.ROUNDED and judge(entry.expects, found) is not Verdict.ROUNDED else 0.0
+    return Checked(entry, show_values(found, entry.unit, entry.expects), verdict, entry.why.format(**found.facts),
+                   entry.correct.format(**found.facts), fresh=True, seconds=seconds, within=about)
 
 
 def show_values(found: Computed, unit: str, expects: Any = None) -> str:
@@ -187,7 +197,7 @@ def show_values(found: Computed, unit: str, expects: Any = None) -> str:
         nearest = sorted(shown, key=lambda name: abs(shown[name] - expects.value))[:MOST_SHOWN]
         shown, rest = {name: shown[name] for name in nearest}, f" (the nearest of {len(shown)} readings)"
     assert not any("; " in name for name in shown), "a condition's name would read as two"
-    return "; ".join(f"{name}: {format_value(value, unit)}" if name else format_value(value, unit)
+    return "; ".join(f"{name}: {_said(value, unit)}" if name else _said(value, unit)
                      for name, value in shown.items()) + rest
 
 

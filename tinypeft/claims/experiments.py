@@ -152,9 +152,9 @@ def base_bytes(model: str, base: str = "nf4", prepared: bool = False) -> float:
 
 
 @functools.cache
-def full_training(model: str = "llama-2-70b") -> Breakdown:
-    """What training all weights in 16 bits needs, with AdamW and master weights in 32; one row, as for `training`."""
-    return memory(model)
+def full_training(model: str = "llama-2-70b", master_weights: bool = True) -> Breakdown:
+    """What training all weights in 16 bits needs, with AdamW and master weights in 32, or none; one row, as for `training`."""
+    return memory(model, master_weights=master_weights)
 
 
 def before_activations(budget: Breakdown) -> float:

@@ -36,6 +36,16 @@ class Verdict(StrEnum):
     MEANINGLESS = "meaningless"
 
 
+MEANINGS = {
+    Verdict.CONFIRMED: "the computed value equals the stated one",
+    Verdict.ROUNDED: "it rounds to the stated digits, or is as near as the text's own \"about\" allows",
+    Verdict.CORRECTED: "it is another value",
+    Verdict.DEPENDS: "true under some conditions that the text leaves open, not under others",
+    Verdict.NOT_REPRODUCIBLE: "no reading gives the number, or its source is missing",
+    Verdict.MEANINGLESS: "nothing is stated that could be true or false",
+}
+
+
 @dataclass(frozen=True)
 class Range:
     """A stated range: from low to high, both included, and between above and below, which are not.

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tinypeft.budget.units import format_value
 from tinypeft.claims.claim import SOURCES, Checked
-from tinypeft.claims.judge import Verdict
+from tinypeft.claims.judge import MEANINGS, Verdict
 from tinypeft.commands.tables import WIDTH
 
 STYLES = {Verdict.CONFIRMED: "green", Verdict.ROUNDED: "green", Verdict.CORRECTED: "bold red", Verdict.DEPENDS: "yellow",
@@ -57,10 +58,16 @@ def stated_as(found: Checked) -> str:
 
 
 def counts(results: Sequence[Checked]) -> Iterator[tuple[Verdict, list[str]]]:
-    """Each verdict with how many claims of each document have it, and of all."""
+    """Each verdict that occurs, with how many claims of each document have it, and of all."""
     for verdict in Verdict:
         found = Counter(result.claim.id[0] for result in results if result.verdict is verdict)
-        yield verdict, [*(str(found[letter]) for letter in SOURCES), str(found.total())]
+        if found:
+            yield verdict, [*(str(found[letter]) for letter in SOURCES), str(found.total())]
+
+
+def documents() -> str:
+    """The documents' numbers with their titles, in a sentence."""
+    return "Documents: " + "; ".join(f"{file[:3]} \"{title}\"" for file, title in SOURCES.values()) + "."
 
 
 COUNTED = ("verdict", *(file[:3] for file, _ in SOURCES.values()), "all")
@@ -85,6 +92,9 @@ def print_report(results: Sequence[Checked]) -> None:
     for verdict, numbers in counts(results):
         summary.add_row(Text(verdict, STYLES[verdict]), *numbers)
     console.print(summary)
+    for verdict, _ in counts(results):
+        console.print(Text.assemble((verdict, STYLES[verdict]), f": {MEANINGS[verdict]}."))
+    console.print(documents())
     console.print(basis(results))
     console.print("tinypeft check CLAIM shows one in full: what is stated, what is computed, how, and what would be right.")
 
@@ -110,7 +120,7 @@ def _print_list(console: Console, title: str, chosen: Sequence[Checked]) -> None
             if text:
                 rows.add_row(name, text)
         console.print(rows)
-    console.print()
+        console.print()
 
 
 def print_claim(found: Checked) -> None:
@@ -127,7 +137,9 @@ def print_claim(found: Checked) -> None:
     for name, text in rows:
         if text:
             table.add_row(name, text)
-    table.add_row("verdict", Text(verdict_label(found), STYLES[found.verdict]))
+    meaning = (f"within {format_value(found.within, '%')}, as \"about\", and not at the stated digits" if found.within
+               else MEANINGS[found.verdict])
+    table.add_row("verdict", Text.assemble((verdict_label(found), STYLES[found.verdict]), f": {meaning}"))
     for name, text in (("why", found.why), ("correct", found.correct), ("reference", entry.reference)):
         if text:
             table.add_row(name, text)
@@ -152,7 +164,8 @@ def markdown(results: Sequence[Checked]) -> str:
     """All claims as Markdown tables."""
     lines = ["# The claims, recomputed", "", basis(results), "", f"| {' | '.join(COUNTED)} |",
              "| :-- |" + " --: |" * (len(COUNTED) - 1), *(f"| {verdict} | {' | '.join(numbers)} |"
-                                                         for verdict, numbers in counts(results)), ""]
+                                                         for verdict, numbers in counts(results)), "",
+             *(f"- {verdict}: {MEANINGS[verdict]}." for verdict, _ in counts(results)), "", documents(), ""]
     for title, chosen in by_source(results):
         lines += [f"## {title}", "", f"| {' | '.join(HEADER)} |", "|" + " :-- |" * len(HEADER)]
         for found in chosen:
@@ -176,6 +189,11 @@ table.claims td:first-child { font-family: ui-monospace, monospace; font-size: 1
 td.number { text-align: right; }
 summary { cursor: pointer; } pre { overflow-x: auto; background: #f6f6f6; padding: .5rem; font-size: 13px; }
 .verdict { font-weight: 600; }
+@media (max-width: 60rem) {
+  table.claims { min-width: 0; } table.claims thead { display: none; }
+  table.claims tr, table.claims td { display: block; } table.claims tr { border-bottom: 2px solid #999; }
+  table.claims td { border: 0; padding: .2rem 0; } table.claims td:first-child { font-weight: 600; }
+}
 """
 
 
@@ -189,7 +207,9 @@ def html_page(results: Sequence[Checked]) -> str:
     for verdict, numbers in counts(results):
         cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
         parts.append(f"<tr>{_verdict_cell(verdict, verdict)}{cells}</tr>")
-    parts.append("</tbody></table>")
+    parts.append("</tbody></table><ul>")
+    parts += [f"<li>{verdict}: {html.escape(MEANINGS[verdict])}.</li>" for verdict, _ in counts(results)]
+    parts.append(f"</ul><p>{html.escape(documents())}</p>")
     for title, chosen in by_source(results):
         parts += [f"<h2>{html.escape(title)}</h2>", f'<table class="claims"><thead><tr>{_head(HEADER)}</tr></thead><tbody>']
         parts += map(_row, chosen)

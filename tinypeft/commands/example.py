@@ -37,7 +37,7 @@ def run_example(name: str | None = None, *, output_format: str = "table", step: 
     Args:
         name: of the example; None for a list of all.
         output_format: table, markdown or json.
-        step: wait for a line of input before each value, a guess or nothing.
+        step: wait for a line of input before each value: a guess, nothing, or "q" to leave.
         plot: a PNG file for its figure.
 
     Raises:
@@ -96,8 +96,8 @@ def _show(example: Example, wait: bool) -> None:
     for number, step in enumerate(example.steps, 1):
         _print(step.text, "bold", f"{number:2}. ")
         _print(step.formula, margin=MARGIN)
-        if wait and step.value is not None and (guess := _guess()):
-            _print(_reply(step, guess), margin=MARGIN)
+        if wait and step.value is not None and not _guessed(step):
+            return
         _values(step)
     _print(example.conclusion, "bold")
     print()
@@ -121,15 +121,31 @@ def _values(step: Step) -> None:
 def _outcome(example: Example) -> str:
     """Where document and computation part, in a sentence."""
     parting = example.steps.parting
-    return "The document and the computation never part." if parting is None else f"They part at step {parting}."
+    unsettled = [str(number) for number, step in enumerate(example.steps, 1) if step.mark is Mark.OPEN]
+    left = f", but for what cannot be computed: step {', '.join(unsettled)}" if unsettled else ""
+    return (f"The document and the computation never part{left}." if parting is None else f"They part at step {parting}{left}.")
 
 
 # ---- guesses --------------------------------------------------------------------------------------------------------
 
+def _guessed(step: Step) -> bool:
+    """Take a guess, or nothing, and say how good it is; False to leave. What cannot be read may be typed again."""
+    while guess := _guess():
+        if guess.lower() in ("q", "quit"):
+            return False
+        try:
+            _print(_reply(step, guess), margin=MARGIN)
+        except ValueError as error:
+            _print(f"{error}. Once more, or Enter:", margin=MARGIN)
+            continue
+        break
+    return True
+
+
 def _guess() -> str:
     """What is typed before a value is shown; "" where the input has come to an end."""
     try:
-        typed = input(f"{MARGIN}your guess, or Enter: ").strip()
+        typed = input(f"{MARGIN}your guess, Enter, or q: ").strip()
     except EOFError:
         typed = ""
     if not sys.stdin.isatty():  # what is not typed would otherwise be missing in what is printed, and so would its end
@@ -138,19 +154,20 @@ def _guess() -> str:
 
 
 def _reply(step: Step, guess: str) -> str:
-    """What a guess is told: by the rules of the practice questions, each number of several by itself."""
+    """What a guess is told: by the rules of the practice questions, each number of several by itself.
+
+    Raises:
+        ValueError: it cannot be read, or is not as many numbers as come out.
+    """
     if isinstance(step.value, bool):
         return "Right." if guess.lower()[0] == step.ours[0] else "It is not so."
     several = isinstance(step.value, list)
     items = re.split(r"[,;\s]+", guess.strip("[](),; ")) if several else [guess]
     values = step.value if several else [step.value]
     if len(items) != len(values):
-        return f"{len(values)} numbers come out; you gave {len(items)}."
-    try:
-        told = [Numeric(kind="example", topic="", prompt="", answer=value, unit=step.unit).check(item)
-                for item, value in zip(items, values, strict=True)]
-    except ValueError as error:
-        return f"{error}."
+        raise ValueError(f"{len(values)} numbers come out; you gave {len(items)}")
+    told = [Numeric(kind="example", topic="", prompt="", answer=value, unit=step.unit).check(item)
+            for item, value in zip(items, values, strict=True)]
     return next((feedback.message for feedback in told if not feedback.right), "Right.")
 
 
@@ -171,13 +188,15 @@ def _show_list(examples: list[Example], output_format: str) -> None:
     table = Table("document", "example", "what it computes", "where they part")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for name, place, title, parting in rows:
-        table.add_row(place[:3], name, Text(title), Text(parting, "green" if parting.startswith("✓") else "red"))
+        table.add_row(place[:3], name, Text(title), Text(parting, {"✓": "green", "?": "magenta"}.get(parting[0], "red")))
     console.print(table)
     console.print("tinypeft example NAME shows one; with --step, one step at a time.")
 
 
 def _parting(example: Example) -> str:
     number = example.steps.parting
+    if number is None and any(step.mark is Mark.OPEN for step in example.steps):
+        return "? nowhere, but for what cannot be computed"
     return "✓ nowhere" if number is None else f"✗ step {number}: {example.steps[number - 1].text}"
 
 

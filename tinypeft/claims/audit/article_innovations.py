@@ -55,7 +55,8 @@ def not_by_components(vector: str) -> float:
 
 # ---- QLoRA ------------------------------------------------------------------------------------------------------------
 
-@claim("a-qlora-4or8", QLORA, "property", "the base's weights have 4 or 8 bits", stated="4 or 8 bits", expects=(4, 8),
+@claim("a-qlora-4or8", QLORA, "property", "the base's weights have 4 or 8 bits", stated="4 or 8 bits",
+       expects=("4 bits", "8 bits"),
        why="QLoRA's codes choose among the {values} values of NF4: {code} bits, {stored:.3f} with all that belongs to them. "
            "Only the blocks' maxima have 8 bits, by double quantization. LoRA on an 8-bit base is LLM.int8() with LoRA, "
            "another method.",
@@ -65,7 +66,7 @@ def _() -> Computed:
     _, state = quantize_4bit(next(weights.parameters()).data, "nf4", compress_statistics=True)
     _, large = quantize_4bit(np.ones(2**20, np.float32), "nf4", compress_statistics=True)
     code = int(np.log2(len(state.code)))
-    return computed((code,), code=code, values=len(state.code), stored=large.bits_per_parameter)
+    return computed((f"{code} bits",), code=code, values=len(state.code), stored=large.bits_per_parameter)
 
 
 @claim("a-qlora-fullprec", QLORA, "property", "LoRA's factors have full precision: 32 bits", stated="full precision",

@@ -53,13 +53,15 @@ editorial("d-adapter-dtype", "Section 3, LoRA adapters BA", "statement", "QLoRA'
 
 @claim("d-fp-110", TRAINING + ", compared with full fine-tuning", "memory", "full fine-tuning of 70B needs 840 GB, 11 cards of "
        "80 GB", stated="840 GB",
-       why="16-bit weights are too coarse to add small updates to, so a float32 copy is trained: {each:.0f} bytes a parameter "
-           "instead of 12. That is {cards} cards, before any activations.",
-       correct="Full fine-tuning takes {nominal} for 70 billion parameters, {real} for Llama-2-70B, and activations.")
+       why="16-bit weights are too coarse to add small updates to, so mixed precision trains a float32 copy: {each:.0f} bytes "
+           "a parameter instead of {least:.0f}. That is {cards} cards, before any activations. Training without the copy is "
+           "possible, and loses updates.",
+       correct="Full fine-tuning in mixed precision takes {nominal} for 70 billion parameters, {real} for Llama-2-70B, and "
+               "activations.")
 def _() -> Computed:
-    budget = full_training()
-    each = before_activations(budget) / budget.trainable
-    return under({"70 billion parameters": 70e9 * each, "Llama-2-70B": before_activations(budget)}, each=each,
+    budget, bare = full_training(), full_training(master_weights=False)
+    each, least = before_activations(budget) / budget.trainable, before_activations(bare) / bare.trainable
+    return under({"float32 master weights": 70e9 * each, "no master weights": 70e9 * least}, each=each, least=least,
                  cards=math.ceil(70e9 * each / GB80), nominal=f"{70 * each:,.0f} GB",
                  real=f"{before_activations(budget) / GB:,.0f} GB")
 

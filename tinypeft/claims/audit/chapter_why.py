@@ -88,25 +88,28 @@ def of_full_training(part: str) -> Computed:
 
 
 @claim("d-full-total", WHY + ", total", "memory", "full fine-tuning of a 70B model needs 840 GB in all", stated="840 GB",
-       why="The four rows are {listed:g} bytes a parameter and sum to {sum}. Training in 16 bits also keeps a float32 copy of "
-           "the weights, which the updates are added to (Micikevicius et al. 2018, 1710.03740): {stored:g} bytes. Activations "
-           "come on top.",
-       correct="Full fine-tuning needs {all}, and activations.")
+       why="The four rows are {listed:g} bytes a parameter: enough for training the 16-bit weights themselves, whose small "
+           "updates are then rounded away. Mixed precision also keeps a float32 copy of the weights, which the updates are "
+           "added to (Micikevicius et al. 2018, 1710.03740): {stored:g} bytes. Activations come on top.",
+       correct="Full fine-tuning needs {all} in mixed precision, {sum} without master weights, and activations.")
 def _() -> Computed:
     listed, stored = of_seventy_billion("base weights", "gradients", "optimizer states"), of_seventy_billion(*STORED)
-    return computed(stored, listed=listed / 70e9, sum=f"{listed / 1e9:,.0f} GB", stored=stored / 70e9,
-                    all=f"{stored / 1e9:,.0f} GB")
+    return under({"float32 master weights": stored, "no master weights": listed}, listed=listed / 70e9,
+                 sum=f"{listed / 1e9:,.0f} GB", stored=stored / 70e9,
+                 all=f"{stored / 1e9:,.0f} GB")
 
 
 @claim("d-11-a100", WHY, "memory", "11 A100s of 80 GB are enough for full fine-tuning of a 70B model", stated="11+",
        expects=Range(high=11),
-       why="How many it takes. 11 is 840 GB / 80 GB, rounded up ({gib} if the 80 are GiB), without master weights and "
-           "activations. Llama-2-70B needs {total} with them, if nothing is stored twice.",
-       correct="It takes {cards} A100s of 80 GB; in practice two machines of eight.")
+       why="How many it takes. 11 is 840 GB / 80 GB, rounded up ({gib} if the 80 are GiB). With activations Llama-2-70B needs "
+           "{bare} without master weights and {total} with them, if nothing is stored twice.",
+       correct="It takes {cards} A100s of 80 GB in mixed precision, in practice two machines of eight; {few} if the 16-bit "
+               "weights themselves are trained.")
 def _() -> Computed:
-    total = full_training().total
-    return computed(math.ceil(total / GB80), cards=math.ceil(total / GB80), gib=math.ceil(840e9 / (80 * 2**30)),
-                    total=format_bytes(total))
+    total, bare = full_training().total, full_training(master_weights=False).total
+    cards, few = (math.ceil(size / GB80) for size in (total, bare))
+    return under({"float32 master weights": cards, "no master weights": few}, cards=cards, few=few,
+                 gib=math.ceil(840e9 / (80 * 2**30)), total=format_bytes(total), bare=format_bytes(bare))
 
 
 @claim("d-billions-millions", WHY, "parameter-count", "PEFT reduces trainable parameters from billions to millions",
