@@ -17,9 +17,10 @@ import pytest
 from conftest import GOLDEN
 
 import tinypeft.autograd.functional
-from tinypeft.budget import weights
-from tinypeft.claims.audit import CLAIMS
+from tinypeft.budget import format_bytes, weights
+from tinypeft.claims.audit import CLAIMS, chapter_examples
 from tinypeft.claims.claim import KINDS, check
+from tinypeft.claims.experiments import adapter_cost, training
 from tinypeft.claims.judge import Verdict
 from tinypeft.claims.record import KEPT, read_record
 from tinypeft.nn import LlamaConfig
@@ -234,3 +235,15 @@ def test_a_wrong_library_breaks_claims(wrong, monkeypatch):
         wrong(patch)
         after = {id: check(CLAIMS[id]).verdict for id in BREAKS[wrong]}
     assert [id for id in before if after[id] is before[id]] == []
+
+
+def test_what_a_larger_rank_adds_is_told_apart_from_what_it_adds_to_the_peak():
+    few, under8, script = (found()[id] for id in ("d-ex2-few-hundred", "d-ex2-under8", "b-8b-24gb"))
+    small, large = (chapter_examples.qlora_13b(r) for r in (16, 256))
+    assert f"grows by {format_bytes(large.total - small.total)} alone" in few.why
+    assert few.computed not in few.why
+    assert f"contains {format_bytes(chapter_examples.adapter_at_peak(large))} of that" in under8.why
+    assert chapter_examples.adapter_at_peak(large) < adapter_cost(large)
+    narrow, wide = (training("llama-3-8b", 16, prepared=True, adapter_dtype=dtype) for dtype in ("bfloat16", "float32"))
+    assert format_bytes(narrow.total) in script.why
+    assert format_bytes(wide.total) in script.why

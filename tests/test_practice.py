@@ -504,3 +504,22 @@ def test_the_planner_decides_and_its_reason_is_the_only_one():
     assert seen
     assert {"lora", "qlora", "ia3", "full"} <= methods
     assert {"fit", "latency", "storage", "keep-base", "little-data", "much-data"} <= rules
+
+
+@pytest.mark.parametrize("name", ["choose-method", "deciding-reason"])
+def test_a_decision_shows_the_numbers_that_it_may_hang_on(name):
+    for seed in range(12):
+        question = draw(name, seed)
+        solution = worked_solution(question, told=True)
+        if "of storage for what is learned" in question.prompt:
+            assert "storage for" in solution
+        if "examples to train with" in question.prompt:
+            assert "few: under" in solution
+        assert "\n  so " in solution
+
+
+@pytest.mark.parametrize("name", ["mergeable", "first-output"])
+def test_what_was_tried_is_shown_when_right_too(name):
+    question = draw(name, 0)
+    assert len(question.steps) == len(question.options)
+    assert worked_solution(question, told=True)
