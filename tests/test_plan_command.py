@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tinypeft.budget.methods import METHODS
 from tinypeft.budget.planner import plan
 from tinypeft.budget.units import format_bytes
 from tinypeft.cli import app
@@ -24,7 +27,7 @@ def printed(capsys, **options):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [70, 80, 120])
 @pytest.mark.parametrize("options", [{}, {"gpu": "400kB"}, {"model": None, "tasks": 1}, {"latency_critical": True}])
 def test_every_line_fits_the_terminal(capsys, monkeypatch, columns, options):
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -80,6 +83,57 @@ def test_the_choice_and_how_to_switch(capsys):
     assert "Nothing: everything that fits is ruled out: full fine-tuning: to switch is to load a whole model" in none
 
 
+def test_qlora_stays_in_nf4_and_says_so(capsys):
+    text = " ".join(printed(capsys, method="lora,qlora", quantization="int8").split())
+    assert "stored in int8, QLoRA's in NF4, which is part of the method." in text
+    assert "QLoRA (NF4)" in text
+    text = " ".join(printed(capsys, method="qlora", quantization="nf4").split())
+    assert "stored in NF4." in text
+    assert "QLoRA (NF4)" not in text
+
+
+def test_one_task_is_one_task(capsys):
+    text = " ".join(printed(capsys, method="lora,ia3", tasks=1, storage="1kB", trainable_max="50%").split())
+    assert "LoRA: 1 task takes" in text
+    assert "At most 207,616 parameters" in text
+    text = " ".join(printed(capsys, method="lora", tasks=1, latency_critical=True).split())
+    assert "Merge it, since latency is critical" in text
+    assert "Not merged, " in text
+    assert "keep all" not in text
+    assert "Merge it" not in printed(capsys, method="lora", switching="batch", latency_critical=True)
+    text = " ".join(printed(capsys, method="ia3", tasks=1, trainable_max="1").split())
+    assert "At most 1 parameter may be trained" in text
+
+
+def test_nothing_is_announced_that_does_not_follow(capsys):
+    assert "One more than the largest" not in printed(capsys, method="ia3,full")
+    assert "the one asked for, else the method's usual one" in " ".join(printed(capsys, rank=5, method="lora").split())
+
+
+def test_relatives_of_lora_are_named(capsys):
+    text = " ".join(printed(capsys, method="olora,rslora,PiSSA").split())
+    assert "OLoRA and rsLoRA and PiSSA cost what LoRA costs: their row is LoRA's." in text
+    assert "cannot be mixed within a batch" in text
+    assert "its row is LoRA's" not in printed(capsys, method="lora")
+
+
+def test_what_is_ruled_out_is_said(capsys):
+    text = " ".join(printed(capsys, method="lora,qlora,ia3", storage="200kB").split())
+    assert "It would fit, but is not taken: - LoRA, QLoRA: 20 tasks take" in text
+    assert "It would fit" not in printed(capsys, method="lora,ia3")
+
+
+def test_without_a_model_limits_are_repeated(capsys):
+    run_plan(model=None, gpu="24GB", method="lora", trainable_max="0.5%")
+    assert "At most 0.5% parameters" not in (text := capsys.readouterr().out)
+    assert "At most 0.5% of each model's parameters may be trained" in " ".join(text.split())
+
+
+def test_help_names_every_method():
+    help_text = re.sub(r"[^a-z0-9]+", " ", CliRunner().invoke(app, ["plan", "--help"]).output)
+    assert all(f" {name} " in help_text for name in METHODS)
+
+
 def test_markdown(capsys):
     text = printed(capsys, output_format="markdown", trainable_max="200K", latency_critical=True, quantization="nf4")
     assert "| method | size | at most | trained | share | memory |" in text
@@ -119,8 +173,8 @@ def test_needs_change_the_choice(capsys):
 
 
 def test_a_picture_is_drawn(tmp_path, capsys):
-    run_plan(gpu="100MB", **SMALL, method="lora,qlora", gpus=2, plot=tmp_path / "plan.png")
-    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    run_plan(gpu="100MB", **SMALL, method="lora,qlora", gpus=2, plot=tmp_path / "new" / "plan.png")
+    assert (tmp_path / "new" / "plan.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     with pytest.raises(ValueError, match="nothing fits, so there is nothing to draw"):
         run_plan(gpu="400kB", **SMALL, method="lora", plot=tmp_path / "none.png")
@@ -141,6 +195,10 @@ def test_a_picture_is_drawn(tmp_path, capsys):
     ({"output_format": "yaml"}, "unknown format 'yaml'"),
     ({"tasks": 0}, "tasks=0"),
     ({"switching": "often"}, "switching 'often'"),
+    ({"plot": Path("x.txt")}, "--plot 'x.txt': the picture is a PNG"),
+    ({"method": "ia3,prompt", "rank": 8}, r"rank 8 has no effect on \(IA\)3, prompt tuning: .* lora, qlora, dora"),
+    ({"model": None, "method": "ia3", "bottleneck": 8}, "bottleneck width 8 has no effect"),
+    ({"method": "lora", "prepared": True}, "prepared has no effect on LoRA"),
     ({"model": None, "plot": "x.png"}, "--plot draws the methods that fit a model"),
     ({"target_modules": "all_linear"}, "did you mean"),
 ])

@@ -179,10 +179,13 @@ def example(
 def plan(
     gpu: Annotated[str, typer.Option(help='Memory of one card: "24GB" is 24e9 bytes, "24GiB" is 24 * 2^30.')],
     model: Annotated[str | None, typer.Option(help='Such as "llama-2-70b", a name on the hub, or a folder with a config.json. '
-                                                   "Without it: the largest model that fits.")] = None,
+                                                   "An unknown name lists those that are known. Without it: the largest model "
+                                                   "that fits.")] = None,
     tasks: Annotated[int, typer.Option(help="How many tasks are to be served, each with an adapter of its own.")] = 1,
     gpus: Annotated[int, typer.Option(help="Cards, among which weights, gradients and optimizer states are sharded.")] = 1,
-    method: Annotated[str | None, typer.Option(help='Only these, as in "lora,qlora". Default: all.')] = None,
+    method: Annotated[str | None, typer.Option(help='Only these, as in "lora,qlora": full, lora, qlora, dora, adalora, vera, '
+                                                "ulora, ia3, houlsby, pfeiffer, parallel, prefix, prompt, bitfit, norms. "
+                                                "Default: all.")] = None,
     rank: Annotated[int | None, typer.Option(help="Instead of each method's usual one.", rich_help_panel=SIZE)] = None,
     virtual_tokens: Annotated[int | None, typer.Option(help="Likewise, of soft prompts.", rich_help_panel=SIZE)] = None,
     bottleneck: Annotated[int | None, typer.Option(help="Likewise, the width of adapters.", rich_help_panel=SIZE)] = None,
@@ -197,8 +200,8 @@ def plan(
                                            rich_help_panel=TRAINING)] = "adamw",
     dtype: Annotated[str, typer.Option(help="Of a base that is not quantized.", rich_help_panel=TRAINING)] = "bfloat16",
     adapter_dtype: Annotated[str, typer.Option(help="Of adapters.", rich_help_panel=TRAINING)] = "float32",
-    quantization: Annotated[str | None, typer.Option(help="nf4, fp4 or int8: how the base of every adapter is stored. "
-                                                          "Default: QLoRA's in NF4, others' as --dtype says.",
+    quantization: Annotated[str | None, typer.Option(help="nf4, fp4 or int8: how the base of every adapter but QLoRA's is "
+                                                          "stored, which is in NF4 always. Default: as --dtype says.",
                                                      rich_help_panel=TRAINING)] = None,
     prepared: Annotated[bool, typer.Option("--prepared", help="A quantized base goes through prepare_model_for_kbit_training: "
                                                               "its embeddings and head in float32.",

@@ -131,8 +131,8 @@ def refuse_counted_only(model: CausalLM) -> None:
     """
     if isinstance(model, ShapeModel):
         raise ValueError(f"a model of type {model.config.model_type} can only be counted here: what its activations take is "
-                         f"not known, and so neither is its memory. Those that can be planned: {', '.join(RUNNABLE)}; or a folder "
-                         "with the config.json of a GPT-2 or a Llama")
+                         f"not known, and so neither is its memory. Those that can be planned: {', '.join(RUNNABLE)}; or a "
+                         "folder with the config.json of a GPT-2 or a Llama")
 
 
 def adapted(model: str, method: PeftConfig) -> PeftModel:

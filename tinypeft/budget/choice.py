@@ -153,7 +153,8 @@ def _in_the_way(fit: Fit, needs: Needs, plan: Plan) -> str:
 def _too_many_bytes(fit: Fit, needs: Needs, plan: Plan) -> str:
     if needs.storage is None or fit.serving.all_bytes <= needs.storage:
         return ""
-    return (f"{format_count(plan.tasks)} tasks take {format_bytes(fit.serving.all_bytes)}, and {format_bytes(needs.storage)} "
+    tasks = "1 task takes" if plan.tasks == 1 else f"{format_count(plan.tasks)} tasks take"
+    return (f"{tasks} {format_bytes(fit.serving.all_bytes)}, and {format_bytes(needs.storage)} "
             "may be used")
 
 

@@ -16,13 +16,13 @@ from tinypeft.budget.catalog import CATALOG, base_parameters
 from tinypeft.budget.fitting import Fit, Rejection, Search, consider
 from tinypeft.budget.limits import Limits, limits_of
 from tinypeft.budget.memory import memory
-from tinypeft.budget.methods import METHODS, RANK, Method, find_method, stored_as
+from tinypeft.budget.methods import METHODS, QUANTIZATIONS, RANK, Method, find_method, stored_as
 from tinypeft.budget.shapes import ShapeModel
 from tinypeft.budget.units import format_bytes
 from tinypeft.nn import CausalLM
 
 CARDS_SOLD = tuple(size * 10**9 for size in (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192))
-RULE = "the method's usual size, halved until it fits; the largest is a limit, no advice"
+RULE = "the one asked for, else the method's usual one, halved until it fits; the largest is a limit, no advice"
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def plan(model: str | CausalLM, gpu: str | float, *, methods: Iterable[str] | No
         raise ValueError(f"tasks={tasks}: there is at least 1")
     limits = limits_of(gpu, model, **options)
     search, chosen = Search(model, limits), _chosen(methods, limits)
+    _refuse_without_effect(chosen, limits)
     base = memory(model, training=False, **limits.conditions)  # refuses conditions that cannot be, before any search
     for method in [one for one in chosen if one.size_name == RANK][:1]:
         search.most(method)  # refuses target_modules that are not there
@@ -202,12 +203,14 @@ def largest_models(gpu: str | float, *, methods: Iterable[str] | None = None, **
     """
     limits = limits_of(gpu, "gpt2", **options)
     memory("gpt2", training=False, **{**limits.conditions, "tokens": 1})  # refuses what cannot be
+    chosen = _chosen(methods, limits)
+    _refuse_without_effect(chosen, limits)
     searches = [Search(name, limits_of(gpu, name, **options)) for name in sorted(CATALOG, key=base_parameters, reverse=True)]
     searches = [search for search in searches if not isinstance(search.model, ShapeModel)  # those can be counted only
                 and search.limits.tokens <= search.model.config.max_position_embeddings]
     if not searches:
         raise ValueError(f"no model of the catalog has {limits.tokens:,} positions: ask for fewer tokens")
-    return tuple(_largest_for(method, searches) for method in _chosen(methods, limits))
+    return tuple(_largest_for(method, searches) for method in chosen)
 
 
 def largest_model(method: str, gpu: str | float, **options: Any) -> str | None:
@@ -259,6 +262,22 @@ def _chosen(names: Iterable[str] | None, limits: Limits) -> list[Method]:
     # LoRA on a base in NF4 is QLoRA, which is there already.
     in_nf4 = limits.quantization is not None and stored_as(limits.quantization) == "NF4"
     return [method for method in METHODS.values() if not (method.name == "lora" and in_nf4)]
+
+
+def _refuse_without_effect(methods: list[Method], limits: Limits) -> None:
+    """Raise for a wish that concerns none of the methods.
+
+    Raises:
+        ValueError: a size that none of them has; a base to prepare that none of them quantizes.
+    """
+    titles = ", ".join(method.title for method in methods)
+    for name, size in limits.sizes.items():
+        if not any(method.size_name == name for method in methods):
+            have = ", ".join(one.name for one in METHODS.values() if one.size_name == name)
+            raise ValueError(f"{name} {size} has no effect on {titles}: leave it out, or add a method that has one: {have}")
+    if limits.prepared and not any(limits.stored(method) for method in methods):
+        raise ValueError(f"prepared has no effect on {titles}: it is of a quantized base. Leave it out, add qlora, or quantize "
+                         f"the base of all adapters (quantization: {', '.join(QUANTIZATIONS)})")
 
 
 def _parameters(model: CausalLM) -> int:

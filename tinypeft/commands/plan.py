@@ -10,7 +10,7 @@ from tinypeft.budget.cards import SHARDED
 from tinypeft.budget.choice import NEVER, REQUESTS, Needs, choose
 from tinypeft.budget.planner import Plan, largest_models, plan
 from tinypeft.budget.units import format_bytes, parse_quantity, parse_size
-from tinypeft.commands.plan_report import print_largest, print_plan
+from tinypeft.commands.plan_report import print_largest, print_plan, print_relatives
 from tinypeft.commands.train import parse_targets
 from tinypeft.viz.budget import stacked_bars
 
@@ -39,15 +39,20 @@ def run_plan(*, model: str | None, gpu: str, output_format: str = "table", plot:
         raise ValueError(f"unknown format {output_format!r}; there are: {', '.join(FORMATS)}")
     if model is None and plot is not None:
         raise ValueError("--plot draws the methods that fit a model: give --model too")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ValueError(f"--plot {str(plot)!r}: the picture is a PNG, so give a name that ends in .png")
     options |= {"margin": _share(margin), "target_modules": parse_targets(target_modules)}
     methods = None if method is None else [name for name in method.split(",") if name.strip()]
     markdown = output_format == "markdown"
+    if output_format != "json":
+        print_relatives(methods or [], markdown)
     if model is None:
         found = largest_models(gpu, methods=methods, **options)
         result: dict[str, Any] = {"gpu_bytes": parse_size(gpu), "gpus": options.get("gpus", 1),
+                                  "trainable_max": options.get("trainable_max"),
                                   "largest_models": [one.to_dict() for one in found]}
         if output_format != "json":
-            print_largest(found, parse_size(gpu), options.get("gpus", 1), markdown)
+            print_largest(found, parse_size(gpu), options, markdown)
     else:
         needs = Needs(switching or (NEVER if tasks == 1 else REQUESTS), options.get("latency_critical", False), examples,
                       keep_base, None if storage is None else parse_size(storage, "--storage"))
@@ -55,7 +60,7 @@ def run_plan(*, model: str | None, gpu: str, output_format: str = "table", plot:
         choice = choose(made, needs)
         result = made.to_dict() | {"needs": needs.to_dict(), "choice": choice.to_dict()}
         if output_format != "json":
-            print_plan(made, choice, markdown)
+            print_plan(made, needs, choice, markdown)
         if plot is not None:
             _draw(made, plot)
     if output_format == "json":
@@ -86,4 +91,5 @@ def _draw(made: Plan, path: Path) -> None:
         parts["margin"] = [margin * sum(column) for column in zip(*parts.values(), strict=True)]
     title = f"{made.model} on {f'each of {gpus} cards' if gpus > 1 else 'a card'} of {format_bytes(made.limits.gpu)}"
     picture = stacked_bars(list(rows), parts, made.limits.gpu, title.replace(".00", ""))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture.png())

@@ -7,36 +7,50 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinypeft.budget.choice import Choice
+from tinypeft.budget.choice import BATCH, RULES, Choice, Needs
 from tinypeft.budget.fitting import Fit, Rejection
-from tinypeft.budget.methods import stored_as
+from tinypeft.budget.methods import NF4, relative, stored_as
 from tinypeft.budget.planner import RULE, LargestModel, Plan, card_sold
 from tinypeft.budget.units import format_bytes
 from tinypeft.commands.tables import WIDTH, print_table
 
 
-def print_plan(plan: Plan, choice: Choice, markdown: bool) -> None:
+def print_relatives(names: Sequence[str], markdown: bool) -> None:
+    """That a relative of LoRA was asked for, and stands in LoRA's row."""
+    if titles := list(dict.fromkeys(title for name in names if (title := relative(name)))):
+        costs, rows = ("costs", "its row is") if len(titles) == 1 else ("cost", "their row is")
+        _say(f"{' and '.join(titles)} {costs} what LoRA costs: {rows} LoRA's."
+             + " PiSSA takes its start out of the base's weights, and cannot be mixed within a batch." * ("PiSSA" in titles),
+             markdown)
+
+
+def print_plan(plan: Plan, needs: Needs, choice: Choice, markdown: bool) -> None:
     """What fits, what it costs, what does not fit, what to take."""
     cards = f"{plan.limits.gpus} cards of {_size(plan.limits.gpu)} each" if plan.limits.gpus > 1 else \
         f"one card of {_size(plan.limits.gpu)}"
-    tasks = "1 task" if plan.tasks == 1 else f"{plan.tasks:,} tasks"
+    tasks = _counted(plan.tasks, "task")
     _say(f"{plan.model}: {plan.parameters:,} parameters, on {cards}, for {tasks}.", markdown)
     _say(_conditions(plan.conditions), markdown)
     if plan.limits.latency_critical:
         _say("Latency is critical: nothing may be added to a forward pass.", markdown)
     if plan.limits.trainable_max is not None:
-        _say(f"At most {int(plan.limits.trainable_max):,} parameters may be trained.", markdown)
+        _say(f"At most {_counted(int(plan.limits.trainable_max), 'parameter')} may be trained.", markdown)
     if plan.limits.quantization:
-        _say(f"The base of every adapter is stored in {stored_as(plan.limits.quantization)}.", markdown)
+        methods = [fit.method for fit in plan.fits] + [one.method for one in plan.rejected]
+        others = [method.title for method in methods
+                  if method.four_bit and stored_as(NF4) != stored_as(plan.limits.quantization)]
+        _say(f"The base of every adapter is stored in {stored_as(plan.limits.quantization)}"
+             + "".join(f", {title}'s in {stored_as(NF4)}, which is part of the method" for title in others) + ".", markdown)
     if plan.fits:
         _heading("What fits", markdown)
         print_table(["method", "size", "at most", "trained", "share", "memory"],
-                    [_fit_row(fit, plan) for fit in plan.fits], 0, markdown)
-        _say(f"Size: {RULE}. One more than the largest:", markdown)
-        _items([(fit.method.title, fit.limit) for fit in plan.fits if fit.limit], markdown)
+                    [_fit_row(fit, plan) for fit in plan.fits], 0, markdown, _width(), (0, 1))
+        if limits := [(fit.method.title, fit.limit) for fit in plan.fits if fit.limit]:
+            _say(f"Size: {RULE}. One more than the largest:", markdown)
+            _items(limits, markdown)
         _heading("Once trained", markdown)
         print_table(["method", "a task", tasks, "added to a token", "merges"], [_serving_row(fit) for fit in plan.fits], 0,
-                    markdown)
+                    markdown, _width(), (0, 3, 4))
         _say("A task: its file, which is also what a switch loads. Added: FLOPs of what is not merged, as a share of those of "
              "the base's matrices; products that have to be waited for; keys and values of virtual tokens.", markdown)
     if plan.rejected:
@@ -50,13 +64,14 @@ def print_plan(plan: Plan, choice: Choice, markdown: bool) -> None:
                  "stages\" puts whole blocks on each card. Plain data parallelism needs all of it on every card, and never "
                  "makes a model fit.", markdown)
     if plan.fits:
-        _chosen(plan, choice, markdown)
+        _chosen(plan, needs, choice, markdown)
     else:
         _nothing(plan, markdown)
 
 
-def print_largest(found: Sequence[LargestModel], gpu: float, gpus: int, markdown: bool) -> None:
-    """For each method the largest model of the catalog."""
+def print_largest(found: Sequence[LargestModel], gpu: float, options: Mapping[str, Any], markdown: bool) -> None:
+    """For each method the largest model of the catalog; `options` as they were given."""
+    gpus = options.get("gpus", 1)
     cards = f"{gpus} cards of {_size(gpu)} each" if gpus > 1 else f"a card of {_size(gpu)}"
     _say(f"The largest model of the catalog that can be trained on {cards}, with each method's usual size or the one given:",
          markdown)
@@ -64,15 +79,21 @@ def print_largest(found: Sequence[LargestModel], gpu: float, gpus: int, markdown
         fewer = "" if len({one.conditions["tokens"] for one in found if one.model}) == 1 else \
             " (Fewer tokens where the model has fewer positions.)"
         _say(_conditions(conditions | {"tokens": max(one.conditions.get("tokens", 0) for one in found)}) + fewer, markdown)
+    if (most := options.get("trainable_max")) is not None:
+        of = f"{most} of each model's" if str(most).strip().endswith("%") else f"{most}"
+        _say(f"At most {of} parameters may be trained; usual sizes are halved for that.", markdown)
+    if options.get("latency_critical"):
+        _say("Latency is looked at only where a model is named.", markdown)
     rows = [[one.method.title, one.method.describe(one.size) if one.model else "", one.model or "none",
              f"{one.parameters:,}" if one.model else "", format_bytes(one.needs) if one.model else ""] for one in found]
-    print_table(["method", "size", "model", "parameters", "memory"], rows, 0, markdown)
+    print_table(["method", "size", "model", "parameters", "memory"], rows, 0, markdown, _width(), (0, 1, 2))
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 def _fit_row(fit: Fit, plan: Plan) -> list[str]:
-    base = f" ({fit.stored})" if fit.method.four_bit and not plan.limits.quantization else ""
+    others = plan.limits.dtype if plan.limits.quantization is None else stored_as(plan.limits.quantization)
+    base = f" ({fit.stored})" if fit.method.four_bit and fit.stored != others else ""
     counts = fit.serving.counts
     return [fit.method.title + base, fit.method.describe(fit.size), f"{fit.largest:,}" if fit.largest else "",
             f"{counts.trainable:,}", f"{counts.fraction:.3%}", format_bytes(fit.card_bytes)]
@@ -121,7 +142,7 @@ def _nothing(plan: Plan, markdown: bool) -> None:
          "With all else as asked for, no model of the catalog can be trained on this card.", markdown)
 
 
-def _chosen(plan: Plan, choice: Choice, markdown: bool) -> None:
+def _chosen(plan: Plan, needs: Needs, choice: Choice, markdown: bool) -> None:
     _heading("What to take", markdown)
     fit = choice.fit
     if fit is None:
@@ -129,14 +150,28 @@ def _chosen(plan: Plan, choice: Choice, markdown: bool) -> None:
         return
     named = f"{fit.method.title}, {fit.method.describe(fit.size)}" if fit.method.size_name else fit.method.title
     _say(f"{named}: {choice.reason}.", markdown)
+    if needs.latency_critical and needs.switching != BATCH and fit.serving.mergeable and fit.serving.work.token:
+        _say("Merge it, since latency is critical: merged, it adds nothing to a forward pass.", markdown)
     rows = [[name, format_bytes(size), f"{share:.1%}"] for name, size, share in fit.breakdown.table()]
     rows.append([f"together, at {fit.breakdown.peak}", format_bytes(fit.breakdown.total), ""])
     rows.append([f"with the margin of {fit.breakdown.margin:.0%}", format_bytes(fit.breakdown.total_with_margin), ""])
     if plan.limits.gpus > 1:
         rows.append([f"on each of {plan.limits.gpus} cards", format_bytes(fit.card_bytes), ""])
-    print_table(["memory", "bytes", "share"], rows, 0, markdown)
+    print_table(["memory", "bytes", "share"], rows, 0, markdown, _width(), (0,))
+    if out := _ruled_out(plan, needs):
+        _say("It would fit, but is not taken:", markdown)
+        _items(out, markdown)
     for sentence in _switching(plan, fit):
         _say(sentence, markdown)
+
+
+def _ruled_out(plan: Plan, needs: Needs) -> list[tuple[str, str]]:
+    """(methods, reason) of what fits and a rule speaks against."""
+    groups: dict[str, list[str]] = {}
+    for fit in plan.fits:
+        if reason := next(filter(None, (rule.says(fit, needs, plan) for rule in RULES)), ""):
+            groups.setdefault(reason + ".", []).append(fit.method.title)
+    return [(", ".join(titles), reason) for reason, titles in groups.items()]
 
 
 def _switching(plan: Plan, fit: Fit) -> list[str]:
@@ -144,9 +179,12 @@ def _switching(plan: Plan, fit: Fit) -> list[str]:
     serving, work, dtype = fit.serving, fit.serving.work, plan.limits.dtype
     if fit.config is None:
         return [f"Switching loads the whole model: {format_bytes(serving.task_bytes)}."]
-    said = [f"Switching, not merged: load {format_bytes(serving.task_bytes)}, or keep all {plan.tasks:,} in memory, "
-            f"{format_bytes(serving.all_bytes)}."]
-    if serving.shared_bytes:
+    if plan.tasks == 1:
+        said = [f"Not merged, {format_bytes(serving.all_bytes)} are loaded beside the base."]
+    else:
+        said = [f"Switching, not merged: load {format_bytes(serving.task_bytes)}, or keep all {plan.tasks:,} in memory, "
+                f"{format_bytes(serving.all_bytes)}."]
+    if serving.shared_bytes and plan.tasks > 1:
         said[0] += f" Of these, {format_bytes(serving.shared_bytes)} are shared by all tasks."
     if not serving.mergeable:
         return said
@@ -155,6 +193,8 @@ def _switching(plan: Plan, fit: Fit) -> list[str]:
     if fit.stored != dtype and work.merge:
         merge += (f". A base in {fit.stored} would be rounded again, and lose most of what was learned: merge into {dtype}, "
                   f"which needs {format_bytes(serving.merge_bytes)}")
+    if plan.tasks == 1:
+        return [*said, f"{merge}."]
     return [*said, f"{merge}. Each task is merged anew at every switch, or has a copy: {plan.tasks:,} x "
                    f"{format_bytes(serving.merged_bytes)} = {format_bytes(plan.tasks * serving.merged_bytes)}."]
 
@@ -163,6 +203,10 @@ def _switching(plan: Plan, fit: Fit) -> list[str]:
 
 def _size(count: float | None) -> str:
     return format_bytes(count or 0.0).replace(".00", "")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich.console import Console
 from rich.table import Table
 
 WIDTH = 116
 
 
-def print_table(header: list[str], rows: list[list[str]], left: int, markdown: bool) -> None:
-    """All columns but one, `left`, are numbers."""
+def print_table(header: list[str], rows: list[list[str]], left: int, markdown: bool, width: int | None = None,
+                broken: Collection[int] = ()) -> None:
+    """All columns but one, `left`, are numbers; where `width` leaves too little room, those in `broken` take several lines."""
     if markdown:
         rules = [":--" if i == left else "--:" for i in range(len(header))]
         print("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows)) + "\n")
         return
     table = Table(*header)
     for i, column in enumerate(table.columns):
-        column.justify, column.no_wrap = "left" if i == left else "right", True
+        column.justify, column.no_wrap = "left" if i == left else "right", i not in broken
     for row in rows:
         table.add_row(*row)
-    _console().print(table)
+    _console(width).print(table)
 
 
 def print_text(text: str, markdown: bool) -> None:
@@ -30,5 +33,5 @@ def print_text(text: str, markdown: bool) -> None:
         _console().print(text + "\n")
 
 
-def _console() -> Console:
-    return Console(width=WIDTH, highlight=False, markup=False, emoji=False)
+def _console(width: int | None = None) -> Console:
+    return Console(width=width or WIDTH, highlight=False, markup=False, emoji=False)
