@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from tinypeft.budget import adapter_bytes, base_parameters, build, count_parameters, format_bytes, memory
-from tinypeft.budget.breakdown import Breakdown
-from tinypeft.budget.cards import SHARDED, cards_needed, per_card
+from tinypeft.budget.cards import cards_needed
 from tinypeft.budget.weights import dtype_bytes, optimizer_bytes
 from tinypeft.claims.questions import Step
 from tinypeft.claims.quiz.counting import ATTENTION
 from tinypeft.claims.quiz.family import Table, asked, family, unlike
 from tinypeft.claims.quiz.runs import bundled
-from tinypeft.claims.quiz.training_memory import LORA
+from tinypeft.claims.quiz.training_memory import LORA, why_so_many
 from tinypeft.claims.settings import NF4
 from tinypeft.peft import LoraConfig, PromptTuningConfig, create_loraplus_optimizer, get_peft_model
 from tinypeft.training.optimizers import AdamW
@@ -90,18 +89,6 @@ def ranks_that_fit() -> Table:
         ])
 
 
-def _reckoned(breakdown: Breakdown, card: float, count: int) -> str:
-    """Why it takes so many cards: what each of them holds, and what each would hold if there were one less."""
-    shared = sum(breakdown.parts[name] for name in SHARDED)
-    text = (f"{format_bytes(shared)} can be spread, {format_bytes(breakdown.parts['base weights'])} of them the base's "
-            f"weights; {format_bytes(breakdown.total - shared)} is each card's own. ")
-    if count == 1:
-        return text + f"Together that is {format_bytes(breakdown.total)}, less than {format_bytes(card, 0)}."
-    fewer = f"{count - 1} card{'s' * (count > 2)} would have to hold {format_bytes(per_card(breakdown, count - 1))}"
-    return text + (f"{fewer}{' each' * (count > 2)}, more than {format_bytes(card, 0)}; of {count} each holds "
-                   f"{format_bytes(per_card(breakdown, count))}.")
-
-
 @family("cards", objective=5, topic="planning", methods=("qlora", "lora", "full fine-tuning"), section="13_planning")
 def cards() -> Table:
     """How many cards for 70B."""
@@ -112,7 +99,7 @@ def cards() -> Table:
     layers = build(model).config.num_hidden_layers
     count = {name: cards_needed(breakdown, size, layers).sharded or 0 for name, (breakdown, size) in needs.items()}
     unlike({name: float(value) for name, value in count.items()})
-    said = {name: _reckoned(breakdown, size, count[name]) for name, (breakdown, size) in needs.items()}
+    said = {name: why_so_many(breakdown, size, count[name]) for name, (breakdown, size) in needs.items()}
     larger = f"{needs['sixteen'][0].parts['base weights'] / qlora.parts['base weights']:.1f}"
     given = "Llama-2-70B is trained on 1 row of 2,048 tokens, gradient checkpointing, Adam."
     ask = ("How many cards does it take at least, if weights, gradients and optimizer states are spread evenly? (Activations "

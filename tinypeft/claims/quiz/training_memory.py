@@ -8,6 +8,7 @@ from typing import Any
 from tinypeft import viz
 from tinypeft.budget import base_parameters, build, format_bytes
 from tinypeft.budget.breakdown import Breakdown
+from tinypeft.budget.cards import SHARDED, per_card
 from tinypeft.budget.memory import PARTS, memory
 from tinypeft.budget.weights import dtype_bytes, optimizer_bytes
 from tinypeft.claims.questions import Step
@@ -274,3 +275,15 @@ def bars() -> Table:
                         "are short.",
                   draw=lambda: draw("kept")),
         ])
+
+
+def why_so_many(breakdown: Breakdown, card: float, count: int) -> str:
+    """Why it takes so many cards: what each of them holds, and what each would hold if there were one less."""
+    shared = sum(breakdown.parts[name] for name in SHARDED)
+    text = (f"{format_bytes(shared)} can be spread, {format_bytes(breakdown.parts['base weights'])} of them the base's "
+            f"weights; {format_bytes(breakdown.total - shared)} is each card's own. ")
+    if count == 1:
+        return text + f"Together that is {format_bytes(breakdown.total)}, less than {format_bytes(card, 0)}."
+    fewer = f"{count - 1} card{'s' * (count > 2)} would have to hold {format_bytes(per_card(breakdown, count - 1))}"
+    return text + (f"{fewer}{' each' * (count > 2)}, more than {format_bytes(card, 0)}; of {count} each holds "
+                   f"{format_bytes(per_card(breakdown, count))}.")
