@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import resource
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from tinypeft.grading.worker import encode
 
 FOLDER = Path(__file__).parent / "exercises" / "forgeries"
 CHECKOUT = Path(__file__).parents[1]
+resource = pytest.importorskip("resource")  # a system without it is no place for these
 BASE = (FOLDER / "base.py").read_text("utf-8")
 FORGERIES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "base")
 SEED = 20_261  # a private one
@@ -158,6 +158,8 @@ def met_as_it_should_be(name: str, graded: Any) -> None:
     assert outcome.score <= others[0].score, outcome.messages
     for expected in header(name)[0]:
         assert set(expected.split("|")) & set(outcome.mistakes), (outcome.mistakes, outcome.messages)
+    assert ("load" in outcome.mistakes) == ("load" in header(name)[0]), outcome.messages  # a typing error is no attack
+    assert not any("TAKEN" in message for message in outcome.messages), outcome.messages
     assert not outcome.folder.exists()
     for message in outcome.messages:
         assert len(message) < 4000
@@ -262,6 +264,15 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path):
             worker.call("merge")
         assert caught.value.kind == "load"
     assert grade_file(EXERCISE, tmp_path / "link.py", tests=["test_count"]).score == 0
+
+
+def test_who_ends_the_grader_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "lora.py").write_text(BASE + "import signal\nos.kill(os.getppid(), signal.SIGTERM)\n")
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    with pytest.raises(RuntimeError, match="did not run"):
+        grade_file(EXERCISE, tmp_path / "lora.py", tests=["test_count"])
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 ESCAPES = """
