@@ -639,6 +639,7 @@ def changes(source: str) -> set[str]:
 @pytest.mark.parametrize(("source", "expected"), [
     ("x + y", {"x - y", "x", "y"}),
     ("x - y", {"x + y", "x", "y - x"}),
+    ("np.abs(x - y)", {"np.abs(x + y)", "np.abs(x)"}),
     ("x / y", {"x * y", "x", "y / x"}),
     ("x @ y", {"y @ x"}),
     ("x // y", {"x * y", "x // y + 1"}),

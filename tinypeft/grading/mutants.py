@@ -28,6 +28,7 @@ FUNCTIONS = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "maximum"
 TRANSPOSES = ("T", "mT")
 TRANSPOSING = ("swapaxes", "transpose", "moveaxis")
 UNTOUCHED = ("annotation", "returns", "decorator_list")  # what does not compute
+SIGNLESS = ("abs", "norm", "square")  # functions for which a - b is as good as b - a
 CHECKS = ("strict",)  # keywords that make a difference to a mistake only
 
 
@@ -139,7 +140,7 @@ def _put(holder: ast.AST, name: str, place: int | None, node: Any) -> None:
 def _changes(node: Any, holder: ast.AST) -> Iterator[Any]:
     """What may stand in the place of a node."""
     if isinstance(node, ast.BinOp):
-        yield from _operations(node)
+        yield from _operations(node, _called(holder))
     elif isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
         yield ast.AugAssign(node.target, OPERATORS[type(node.op)](), node.value)
     elif isinstance(node, ast.Compare):
@@ -165,13 +166,15 @@ def _changes(node: Any, holder: ast.AST) -> Iterator[Any]:
         yield from (node.body, node.orelse)
 
 
-def _operations(node: ast.BinOp) -> Iterator[Any]:
+def _operations(node: ast.BinOp, caller: str) -> Iterator[Any]:
     if type(node.op) in OPERATORS:
         yield ast.BinOp(node.left, OPERATORS[type(node.op)](), node.right)
     if isinstance(node.op, ast.Add | ast.Mult):
         yield from (node.left, node.right)
     elif isinstance(node.op, ast.Sub | ast.Div | ast.Pow):
-        yield from (node.left, ast.BinOp(node.right, node.op, node.left))
+        yield node.left
+        if not (isinstance(node.op, ast.Sub) and caller in SIGNLESS):
+            yield ast.BinOp(node.right, node.op, node.left)
     elif isinstance(node.op, ast.MatMult):
         yield ast.BinOp(node.right, node.op, node.left)
     elif isinstance(node.op, ast.FloorDiv):
