@@ -134,7 +134,7 @@ def mutation(bank: Bank, grader: DirectGrader, contract: dict[str, Signature]) -
 
 
 def _endless(source: str) -> set[str]:
-    """The functions whose mutants may never return, so that they need a process that can be ended: with `while`, or called there.
+    """The functions whose mutants may never return, and need a process that can be ended: those with `while`, or called there.
 
     >>> sorted(_endless("def f(x): return x\\ndef g(): return 1\\ndef h():\\n    while g(): pass"))
     ['g', 'h', 'module']
@@ -143,7 +143,8 @@ def _endless(source: str) -> set[str]:
     for function in ast.parse(source).body:
         inside = list(ast.walk(function))
         if any(isinstance(node, ast.While) for node in inside):
-            found |= {"module", getattr(function, "name", "module"), *(node.id for node in inside if isinstance(node, ast.Name))}
+            named = {node.id for node in inside if isinstance(node, ast.Name)}
+            found |= {"module", getattr(function, "name", "module"), *named}
     return found
 
 
