@@ -249,6 +249,7 @@ def test_json_is_all_that_is_printed(course, capsys):
     (found,) = json.loads(streams.out)
     assert found["tests"][1]["mistake"] == "lora.no_scale"
     assert "numbers differ" in streams.err
+    assert course.of(LORA).runs == 1
     with pytest.raises(ValueError, match="expected one of table, json"):
         run_test("04", output_format="xml")
 
@@ -282,11 +283,13 @@ def test_without_a_name_what_was_begun_is_graded(course, scores):
 
 
 def test_a_file_outside_of_a_course_is_graded_and_not_remembered(course, scores, tmp_path):
-    scores += [10, 20, 30]
+    scores += [10, 20, 25, 30]
     file = tmp_path / "lora.py"
     file.write_text("# outside")
     run_test(file=file)
     run_test("04", place=tmp_path)
+    shutil.copyfile(file, course.file(LORA).with_name("draft.py"))
+    run_test("04", file=course.file(LORA).with_name("draft.py"))  # in the course, but not its file
     assert course.progress() == {}
     run_test("04", file=course.file(LORA))  # the course's own, under its path
     assert course.of(LORA).runs == 1
