@@ -162,7 +162,7 @@ def test_weight_decay(submission):
 
     stepped(submission, 0, [
         M("finetuning.decay_missing", "there is no weight decay: it is Adam", of(lambda p, new, lr, decay: new)),
-        M("finetuning.decay_in_gradient", "weight decay is added to the gradient, as an L2 penalty; in AdamW it acts on p alone",
+        M("finetuning.decay_in_gradient", "weight decay is added to the gradient, like an L2 penalty; it should act on p alone",
           lambda p, g, *rest: adamw(p, g + rest[-1] * p, *rest[:-1], 0.0)[0]),
         M("finetuning.decay_without_rate", "weight decay is not multiplied by lr",
           of(lambda p, new, lr, decay: new - decay * p)),
