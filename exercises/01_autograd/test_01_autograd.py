@@ -123,7 +123,7 @@ def norms(rng, shapes=((3, 4), (5,), (2, 3, 6), (1, 1, 3), (4, 1, 5))):
     for shape in shapes:
         d = shape[-1]
         yield (rng.standard_normal(shape) + 0.5, rng.uniform(0.5, 2.0, d) * rng.choice([-1.0, 1.0], d), rng.standard_normal(d),
-               float(rng.uniform(0.1, 0.5)), rng.standard_normal(shape))
+               round(float(rng.uniform(0.1, 0.5)), 3), rng.standard_normal(shape))
 
 
 GRAPHS = [  # edges of result and input; the output is 0
@@ -210,7 +210,7 @@ def product(submission, part):
         M("autograd.swapped", "da and db are in each other's place", lambda *args: matmul(*args)[1 - part]),
         M("autograd.batch_summed", "it is summed over the leading axes, each of which has matrices of its own",
           of(lambda a, b, g, right: right.sum(axis=tuple(range(right.ndim - 2))))),
-        M("autograd.not_normalized", "it is divided by the number of rows of a",
+        M("autograd.mean_for_sum", "it is divided by the number of rows of a",
           of(lambda a, b, g, right: right / a.shape[-2])),
     ], part=part)
 

@@ -45,9 +45,9 @@ def steps(rng, decays=True, times=(2, 3, 10, 1000)):
     """Arguments of a step. lr and eps are large, so that their place shows."""
     for shape, t in zip(((3, 4), (5,), (2, 1, 3), (1,)), times, strict=True):
         p, g, m = (rng.standard_normal(shape) for _ in range(3))
-        v, decay = rng.uniform(0.2, 1.5, shape), float(rng.uniform(0.1, 0.5)) if decays else 0.0
-        yield (p, g, m, v, t, float(rng.uniform(0.05, 0.3)), float(rng.uniform(0.6, 0.8)), float(rng.uniform(0.9, 0.97)),
-               float(rng.uniform(0.05, 0.3)), decay)
+        limits = ((0.05, 0.3), (0.6, 0.8), (0.9, 0.97), (0.05, 0.3), (0.1, 0.5))
+        lr, beta1, beta2, eps, decay = (round(float(rng.uniform(*pair)), 3) for pair in limits)
+        yield p, g, m, rng.uniform(0.2, 1.5, shape), t, lr, beta1, beta2, eps, decay if decays else 0.0
 
 
 SHAPES = [((3, 4), (5,), (1,)), ((2, 1, 3), (4,)), ((6,),), ((1, 1), (2, 3), (2,), (5, 1))]  # of the gradients of a case
