@@ -699,3 +699,10 @@ def test_the_bank_of_04_has_what_every_gradient_check_must_reject():
     assert BANKS == ROOT / "tests" / "exercises"
     assert {f"sign_of_{name}" for name in "ABx"} | {"upstream_dropped", "transposed_gradient_of_A", "transposed_gradient_of_B",
                                                     "last_row_only"} <= set(BANK.wrong)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_agrees_with_nothing(number):
+    for received in (1.0, number, 1e300):
+        assert compare(received, float(number)) is not None
+        assert compare(np.array([1.0, received]), np.array([1.0, number])) is not None

@@ -299,9 +299,3 @@ class Matching(Question):
 def shuffled(options: Sequence[Option], rng: Any) -> tuple[Option, ...]:
     """Options in an order drawn from a numpy Generator."""
     return tuple(options[i] for i in rng.permutation(len(options)))
-
-
-def gib_mistake(gigabytes: float) -> Mistake:
-    """The right number of bytes in GiB, called GB."""
-    return Mistake("gib", gigabytes / BYTES["GiB"] * BYTES["GB"],
-                   "That is the number of GiB (2^30 bytes). A GB is 10^9 bytes; the two differ by 7%.")

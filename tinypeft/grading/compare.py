@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ def compare(received: Any, expected: Any, place: str = "") -> Difference | None:
             return Difference(place, describe(received), f"a number, {float(expected):.10g}", "type")
         tolerance = SINGLE if isinstance(received, np.ndarray) else DOUBLE
         number = _as_float(received)
-        close = abs(number - float(expected)) <= tolerance * max(1.0, abs(float(expected)))
+        close = abs(number - float(expected)) <= tolerance * max(1.0, abs(float(expected))) and math.isfinite(float(expected))
         return None if close else Difference(place, f"{number:.10g}", f"{float(expected):.10g}", "value")
     if type(received) is not type(expected):
         return Difference(place, describe(received), describe(expected), "type")
@@ -98,6 +99,7 @@ def _compare_arrays(received: Any, expected: np.ndarray, place: str) -> Differen
         most = tolerance * max(1.0, float(np.abs(expected).max(initial=0)))
         with np.errstate(invalid="ignore"):
             near = np.abs(received.astype(np.float64) - expected) <= most
+            near &= np.isfinite(received) & np.isfinite(expected)  # or an infinite expectation would let everything pass
         wrong = ~near  # nan is not near anything
     if not wrong.any():
         return None

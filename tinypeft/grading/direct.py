@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tinypeft.grading.exercise import TOTAL, Exercise
-from tinypeft.grading.process import Failure, Worker, _failure
+from tinypeft.grading.process import Failure, Worker, failure_of
 from tinypeft.grading.run import NOT_RUN, Report, TestResult
 from tinypeft.grading.submission import Submission, message_of
-from tinypeft.grading.worker import WireError, _answer, _load, _told, decode, encode
+from tinypeft.grading.worker import WireError, answer, decode, encode, load, told
 
 
 class TrustedWorker(Worker):
@@ -33,18 +33,18 @@ class TrustedWorker(Worker):
             warnings.simplefilter("ignore")  # a worker's go to its log
             if self.module is None:
                 try:
-                    self.module = _load(path)
+                    self.module = load(path)
                 except BaseException as error:
-                    raise _failure(_told(error, path), loading=True) from None
+                    raise failure_of(told(error, path), loading=True) from None
                 finally:
                     sys.modules.pop("submission", None)
-            reply = _answer(self.module, decode(encode(request)), path)
+            reply = answer(self.module, decode(encode(request)), path)
         try:
             reply = decode(encode(reply))
         except WireError as error:
             raise Failure("unusable", str(error)) from None
         if "result" not in reply:
-            raise _failure(reply)
+            raise failure_of(reply)
         return reply["result"]
 
 

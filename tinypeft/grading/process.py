@@ -87,7 +87,7 @@ class Worker:
         reply = self._exchange(function, arguments)
         if "result" in reply:
             return reply["result"]
-        raise _failure(reply)
+        raise failure_of(reply)
 
     def printed(self) -> str:
         """The end of what the submission has printed."""
@@ -120,7 +120,7 @@ class Worker:
                 reply = self._receive(end)
                 if "ready" not in reply:
                     self._end()
-                    self.unloaded = _failure(reply, loading=True)
+                    self.unloaded = failure_of(reply, loading=True)
                     raise self.unloaded
             self.requests.put(message)
             reply = self._receive(end)
@@ -194,7 +194,7 @@ def _copy(submission: Path, file: Path) -> str | None:
     return None
 
 
-def _failure(reply: dict[str, Any], loading: bool = False) -> Failure:
+def failure_of(reply: dict[str, Any], loading: bool = False) -> Failure:
     """Of an error as the worker tells it. Nothing in it need be what it should be."""
     error, message, lines = (reply.get(name) for name in ("error", "message", "where"))
     error = clean(error, 100) if isinstance(error, str) else "error"

@@ -171,7 +171,7 @@ def _become_nobody() -> None:
     raise OSError("root could not become another user")
 
 
-def _load(path: str) -> Any:
+def load(path: str) -> Any:
     spec = importlib.util.spec_from_file_location("submission", path)
     assert spec is not None
     assert spec.loader is not None
@@ -181,23 +181,23 @@ def _load(path: str) -> Any:
     return module
 
 
-def _told(error: BaseException, path: str) -> dict[str, Any]:
+def told(error: BaseException, path: str) -> dict[str, Any]:
     """An error as a reply: its last line, and the lines of the learner's file that it came from."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     where = [f"line {frame.lineno}, in {frame.name}: {frame.line}" for frame in frames[-3:]]
     return {"error": type(error).__name__, "message": str(error)[:2000], "where": where}
 
 
-def _answer(module: Any, request: dict[str, Any], path: str) -> dict[str, Any]:
+def answer(module: Any, request: dict[str, Any], path: str) -> dict[str, Any]:
     function = getattr(module, request["function"], None)
     if not callable(function):
         return {"error": "missing", "message": f"there is no function {request['function']}", "where": []}
     try:
         return {"result": function(*request["arguments"])}
     except NotImplementedError as error:
-        return {**_told(error, path), "error": "NotImplementedError"}
+        return {**told(error, path), "error": "NotImplementedError"}
     except BaseException as error:  # the learner's SystemExit and KeyboardInterrupt too
-        return _told(error, path)
+        return told(error, path)
 
 
 def main(path: str, memory: int, seconds: int) -> None:
@@ -212,14 +212,14 @@ def main(path: str, memory: int, seconds: int) -> None:
     _limit(memory, seconds)
     sys.modules["tinypeft"] = None  # type: ignore[assignment]  # `import tinypeft` fails here as it does in the sandbox
     try:
-        module: Any = _load(path)
+        module: Any = load(path)
         send(replies, encode({"ready": True}))
     except BaseException as error:
-        send(replies, encode(_told(error, path)))
+        send(replies, encode(told(error, path)))
         return
     while len(header := requests.read(4)) == 4:
         request = decode(requests.read(struct.unpack("<I", header)[0]))
-        number, reply = request["number"], _answer(module, request, path)
+        number, reply = request["number"], answer(module, request, path)
         try:
             message = encode(reply | {"number": number})
         except Exception as error:  # not only WireError: a list of the learner's own kind may raise anything

