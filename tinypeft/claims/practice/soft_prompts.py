@@ -69,13 +69,7 @@ def prefix_cache(rng: np.random.Generator) -> Numeric:
         [Step("features of a layer's keys", f"{shape.kv_heads} x {shape.head_dim}", f"{shape.kv_width:,}"),
          Step("numbers: requests x p x layers x keys and values x features", values, f"{numbers:,}"),
          Step("bytes", f"2 x {numbers:,}", f"{answer:,}")],
-        [Mistake("all-heads", answer * shape.heads / shape.kv_heads, f"That takes keys as wide as d. {shape.heads} query heads "
-                                                                     f"share {shape.kv_heads} key-value heads here."),
-         Mistake("keys-only", answer / 2, "That is half: either the values are missing, or a number is taken to be one byte."),
-         Mistake("float32", answer * 2, "That takes 4 bytes for a number; 16 bits are 2."),
-         Mistake("one-request", answer / batch, f"That is one request; there are {batch}."),
-         Mistake("one-layer", answer / shape.layers, f"That is one layer; there are {shape.layers}.")],
-        unit=unit, section=SECTION)
+        _cache_mistakes(shape, batch, answer), unit=unit, section=SECTION)
 
 
 @kind("kv-cache", "kv-cache", "the size of a key-value cache", 2)
@@ -92,13 +86,19 @@ def kv_cache(rng: np.random.Generator) -> Numeric:
               f"{shape.layers * 2 * shape.kv_width:,}"),
          Step("all tokens", f"{batch} x {tokens:,} x {shape.layers * 2 * shape.kv_width:,}", f"{numbers:,}"),
          Step("bytes", f"2 x {numbers:,}", f"{answer:,}")],
-        [Mistake("all-heads", answer * shape.heads / shape.kv_heads, f"That takes keys as wide as d. {shape.heads} query heads "
-                                                                     f"share {shape.kv_heads} key-value heads here."),
-         Mistake("keys-only", answer / 2, "That is half: either the values are missing, or a number is taken to be one byte."),
-         Mistake("float32", answer * 2, "That takes 4 bytes for a number; 16 bits are 2."),
-         Mistake("one-request", answer / batch, f"That is one request; there are {batch}."),
-         Mistake("one-layer", answer / shape.layers, f"That is one layer; there are {shape.layers}.")],
-        unit=unit, section=SECTION)
+        _cache_mistakes(shape, batch, answer), unit=unit, section=SECTION)
+
+
+def _cache_mistakes(shape: Shape, batch: int, answer: float) -> list[Mistake]:
+    """What goes wrong with the bytes of cached keys and values."""
+    return [
+        Mistake("all-heads", answer * shape.heads / shape.kv_heads, f"That takes keys as wide as d. {shape.heads} query heads "
+                                                                    f"share {shape.kv_heads} key-value heads here."),
+        Mistake("keys-only", answer / 2, "That is half: either the values are missing, or a number is taken to be one byte."),
+        Mistake("float32", answer * 2, "That takes 4 bytes for a number; 16 bits are 2."),
+        Mistake("one-request", answer / batch, f"That is one request; there are {batch}."),
+        Mistake("one-layer", answer / shape.layers, f"That is one layer; there are {shape.layers}."),
+    ]
 
 
 def cached_numbers(shape: Shape, batch: int, tokens: int) -> int:
