@@ -11,7 +11,6 @@ import queue
 import secrets
 import shutil
 import signal
-import stat
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tinypeft.grading.archive import read_file
 from tinypeft.grading.compare import clean
 from tinypeft.grading.confine import WORKER, confined_command, system_call_filter
 from tinypeft.grading.worker import MOST_BYTES, WireError, decode, encode, send
@@ -179,16 +179,11 @@ class Worker:
 
 
 def _copy(submission: Path, file: Path) -> str | None:
-    """Copy what was handed in, unless it is something else than a file: then why not. A link may lead to somebody else's."""
-    if submission.is_symlink():
-        return "what was handed in is a link, not a file"
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(submission, flags), "rb") as source:
-        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-            return "what was handed in is not an ordinary file"
-        content = source.read(MOST_SOURCE + 1)
-    if len(content) > MOST_SOURCE:
-        return f"the file is larger than {MOST_SOURCE:,} bytes"
+    """Copy what was handed in, unless it is something else than a file: then why not."""
+    try:
+        content = read_file(submission, MOST_SOURCE)
+    except ValueError as error:
+        return str(error)
     file.write_bytes(content)
     file.chmod(0o644)  # whoever the worker becomes may read it
     return None
