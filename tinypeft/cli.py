@@ -11,6 +11,7 @@ import typer
 
 import tinypeft
 from tinypeft.commands.course_menu import course_menu
+from tinypeft.commands.instructor_menu import instructor_menu
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Parameter-efficient fine-tuning, learned by building it.")
@@ -262,22 +263,8 @@ def practice(
     run_practice(topic=topic, seed=seed, count=count, kinds=kind, tries=tries, list_only=list_kinds)
 
 
-@app.command("course-check")
-def course_check(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Exercises. Default: all.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds every correct solution is graded with.")] = 20,
-    mutants: Annotated[bool, typer.Option(help="Try automatic mutants of every reference too.")] = True,
-    output_format: Annotated[str, typer.Option("--format", help="table, markdown or json.")] = "table",
-) -> None:
-    """Grade the graders, in a clone: do they accept what is right, reject what is wrong, and name the mistake?"""
-    from tinypeft.commands.course_check import run_course_check
-
-    found = run_course_check(names or [], seeds=seeds, mutants=mutants, output_format=output_format)
-    if not all(one.holds for one in found):
-        raise typer.Exit(1)
-
-
 app.add_typer(course_menu)  # start, list, test, watch, hint, reset, solution, doctor
+app.add_typer(instructor_menu)  # what graders are graded and classes are graded with
 
 
 def _version(show: bool) -> None:
