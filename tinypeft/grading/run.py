@@ -98,6 +98,12 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
                   version("tinypeft"), content["printed"])
 
 
+def zero_report(exercise: Exercise, mistake: str, message: str, *, seed: int | None = None, confined: bool = False) -> Report:
+    """The report of what could not be graded: no points, the same total as always, and in each test why."""
+    tests = tuple(TestResult(name, 0, points, False, message, mistake, 0.0) for name, points in exercise.points.items())
+    return Report(exercise.slug, exercise.title, seed, confined, 0, TOTAL, tests, version("tinypeft"))
+
+
 def _result(name: str, points: int, row: dict[str, Any] | None) -> TestResult:
     if row is None:
         return TestResult(name, 0, points, False, "not run", NOT_RUN, 0.0)
