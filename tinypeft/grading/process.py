@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from tinypeft.grading.archive import read_file
 from tinypeft.grading.compare import clean
-from tinypeft.grading.confine import WORKER, confined_command, system_call_filter
+from tinypeft.grading.confine import AS_NOBODY, WORKER, as_nobody, confined_command, system_call_filter
 from tinypeft.grading.worker import MOST_BYTES, WireError, decode, encode, send
 
 CALL_SECONDS, TOTAL_SECONDS = 5.0, 10.0
@@ -140,6 +140,9 @@ class Worker:
     def _start(self) -> None:
         arguments = [str(self.limits.memory), str(int(self.limits.total) + 5)]
         kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # Windows starts nothing without it
+        if as_nobody() and not self.confined:
+            kept[AS_NOBODY] = "1"
+            self.folder.chmod(0o711)  # whoever the worker becomes has to find its file
         with contextlib.ExitStack() as stack:
             rules = [stack.enter_context(file) for file in [system_call_filter()] if self.confined and file is not None]
             command = (confined_command(self.folder, arguments, *(file.fileno() for file in rules)) if self.confined

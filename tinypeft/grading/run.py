@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinypeft.grading import PUBLIC_SEED
+from tinypeft.grading.confine import as_nobody
 from tinypeft.grading.exercise import TOTAL, Exercise
 
 NOT_RUN = "not-run"  # the mistake of a test that was left out
@@ -74,6 +75,8 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file} to grade")
     with tempfile.TemporaryDirectory(prefix="tinypeft-grading-") as folder:
+        if as_nobody():
+            os.chmod(folder, 0o711)  # the way to the worker's folder
         report = Path(folder) / "report.json"
         names = [f"{exercise.grader}::{test}" for test in tests] or [str(exercise.grader)]
         command = [sys.executable, "-I", "-B", "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", folder,

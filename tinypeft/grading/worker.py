@@ -133,9 +133,9 @@ def send(stream: IO[bytes], message: bytes) -> None:
 
 # ---- the process ----------------------------------------------------------------------------------------------------
 
-def confined() -> bool:
-    """Whether this process is in the sandbox of confine.py."""
-    return "TINYPEFT_CONFINED" in os.environ
+def separate() -> bool:
+    """Whether this process is to have a user to itself: in a sandbox, or where root can make none (see confine.py)."""
+    return "TINYPEFT_CONFINED" in os.environ or "TINYPEFT_AS_NOBODY" in os.environ
 
 
 def _limit(memory: int, seconds: int) -> None:
@@ -146,7 +146,7 @@ def _limit(memory: int, seconds: int) -> None:
         return
     wanted = {"RLIMIT_AS": memory, "RLIMIT_CPU": seconds, "RLIMIT_FSIZE": MOST_WRITTEN, "RLIMIT_NOFILE": MOST_FILES,
               "RLIMIT_CORE": 0}
-    if confined():  # no second process or thread, each of which would have its own memory; elsewhere all of the user's count
+    if separate():  # no second process or thread, each of which would have its own memory; elsewhere all of the user's count
         wanted["RLIMIT_NPROC"] = 1
     for name, most in wanted.items():
         kind = getattr(resource, name, None)
@@ -207,7 +207,7 @@ def main(path: str, memory: int, seconds: int) -> None:
     os.dup2(2, 1)  # what the learner prints goes where errors go
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # at once: this process ends by being killed
-    if confined() and os.getuid() == 0:
+    if separate() and os.getuid() == 0:
         _become_nobody()
     _limit(memory, seconds)
     sys.modules["tinypeft"] = None  # type: ignore[assignment]  # `import tinypeft` fails here as it does in the sandbox
