@@ -29,6 +29,7 @@ AS_NOBODY = "TINYPEFT_AS_NOBODY"  # name of an environment variable
 SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
           "/etc/alternatives")
 PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs")
+OURS = ("tinypeft", "safetensors")  # beside these, where a file of ours works on data that was handed in
 SCRATCH = 64 * 2**20  # bytes of /tmp
 LIBRARIES = ("lib/python3/dist-packages", "lib/python3*/site-packages", "lib/python3*/dist-packages",
              "local/lib/python3*/site-packages", "local/lib/python3*/dist-packages")  # in /usr or a Python: may hold tinypeft
@@ -97,13 +98,14 @@ def system_call_filter() -> IO[bytes] | None:
     return file
 
 
-def confined_command(folder: Path, arguments: list[str], rules: int | None = None) -> list[str]:
+def confined_command(folder: Path, arguments: list[str], rules: int | None = None, ours: bool = False) -> list[str]:
     """The command that runs worker.py on `folder`/submission.py in a sandbox.
 
     Args:
         folder: holds submission.py and nothing else.
         arguments: the worker's, after the file.
         rules: number of an open file, from `system_call_filter`.
+        ours: whether the file is one of ours, which has tinypeft in sight.
     """
     base = Path(sys.base_prefix)
     python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
@@ -124,7 +126,7 @@ def confined_command(folder: Path, arguments: list[str], rules: int | None = Non
     for folder_in_sight in hidden:
         command += ["--perms", "0555", "--tmpfs", folder_in_sight]
     command += ["--perms", "0755", "--dir", "/packages"]
-    for package in PACKAGES:
+    for package in (*PACKAGES, *OURS) if ours else PACKAGES:
         if place := _installed(package):
             command += ["--ro-bind", str(place), f"/packages/{package}"]
     for name, value in {"PATH": "/usr/bin", "OPENBLAS_NUM_THREADS": "1", "TINYPEFT_CONFINED": "1"}.items():

@@ -62,10 +62,11 @@ class Worker:
         submission: the learner's file.
         limits: of time and memory.
         confined: in a bubblewrap sandbox (see confine.py), or as an ordinary process.
+        ours: whether the file is no learner's but one of ours, which may import tinypeft.
     """
 
-    def __init__(self, submission: Path, limits: Limits | None = None, confined: bool = False):
-        self.limits, self.confined = limits or Limits(), confined
+    def __init__(self, submission: Path, limits: Limits | None = None, confined: bool = False, ours: bool = False):
+        self.limits, self.confined, self.ours = limits or Limits(), confined, ours
         self.folder = Path(tempfile.mkdtemp(prefix="tinypeft-"))
         self.file = self.folder / "submission.py"
         refused = _copy(submission, self.file)
@@ -138,19 +139,20 @@ class Worker:
             self.left -= time.monotonic() - started
 
     def _start(self) -> None:
-        arguments = [str(self.limits.memory), str(int(self.limits.total) + 5)]
+        arguments = [str(self.limits.memory), str(int(self.limits.total) + 5), *(["ours"] if self.ours else [])]
         kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # Windows starts nothing without it
         if as_nobody() and not self.confined:
             kept[AS_NOBODY] = "1"
             self.folder.chmod(0o711)  # whoever the worker becomes has to find its file
         with contextlib.ExitStack() as stack:
-            rules = [stack.enter_context(file) for file in [system_call_filter()] if self.confined and file is not None]
-            command = (confined_command(self.folder, arguments, *(file.fileno() for file in rules)) if self.confined
+            filters = [stack.enter_context(file) for file in [system_call_filter()] if self.confined and file is not None]
+            rules = [file.fileno() for file in filters]
+            command = (confined_command(self.folder, arguments, next(iter(rules), None), self.ours) if self.confined
                        else [sys.executable, "-I", "-B", str(WORKER), str(self.file), *arguments])
             try:
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=self.folder,
-                    start_new_session=True, pass_fds=[file.fileno() for file in rules],
+                    start_new_session=True, pass_fds=rules,
                     env={"PATH": os.defpath, "OPENBLAS_NUM_THREADS": "1"} | kept)
             except OSError as error:
                 raise EOFError(f"it could not be started: {error.strerror}") from None

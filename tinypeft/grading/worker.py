@@ -200,7 +200,7 @@ def answer(module: Any, request: dict[str, Any], path: str) -> dict[str, Any]:
         return told(error, path)
 
 
-def main(path: str, memory: int, seconds: int) -> None:
+def main(path: str, memory: int, seconds: int, ours: bool = False) -> None:
     """Answer requests on two pipes of our own, until the first one ends. What is printed goes elsewhere."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -210,7 +210,8 @@ def main(path: str, memory: int, seconds: int) -> None:
     if separate() and os.getuid() == 0:
         _become_nobody()
     _limit(memory, seconds)
-    sys.modules["tinypeft"] = None  # type: ignore[assignment]  # `import tinypeft` fails here as it does in the sandbox
+    if not ours:
+        sys.modules["tinypeft"] = None  # type: ignore[assignment]  # `import tinypeft` fails here as it does in the sandbox
     try:
         module: Any = load(path)
         send(replies, encode({"ready": True}))
@@ -228,4 +229,4 @@ def main(path: str, memory: int, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "ours" in sys.argv[4:])
