@@ -1,0 +1,96 @@
+"""What an adapter that was handed in consists of, and how well it spells names: runs in a process of its own (see capstone.py).
+
+Two files come in, as bytes, and lists of names; plain numbers and text go out. What is wrong with the files is under "refused".
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinypeft.files import read_safetensors
+from tinypeft.models import AutoModelForCausalLM, AutoTokenizer
+from tinypeft.peft import PeftModel
+from tinypeft.peft.config import CONFIG_NAME
+from tinypeft.peft.storage import WEIGHTS_NAME
+from tinypeft.training.evaluation import bits_per_character
+
+MOST_TOLD = 200  # characters of a text that was handed in
+
+
+def describe(config: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """What the files say, without a model.
+
+    Args:
+        config, weights: the bytes of the two files, uint8.
+
+    Returns:
+        "method", "base" (text or None), "parameters" (all numbers in all tensors), and names of tensors: "not_float" and
+        "not_finite"; or "refused".
+    """
+    with _written(config, weights) as folder:
+        try:
+            values = json.loads(config.tobytes().decode("utf-8"))
+            tensors = read_safetensors(folder / WEIGHTS_NAME)
+        except (ValueError, RecursionError) as error:
+            return {"refused": _told(error, folder)}
+    if not isinstance(values, dict):
+        return {"refused": f"{CONFIG_NAME} holds no dict"}
+    base = values.get("base_model_name_or_path")
+    return {"method": str(values.get("peft_type"))[:MOST_TOLD], "base": None if base is None else str(base)[:MOST_TOLD],
+            "parameters": sum(tensor.size for tensor in tensors.values()),
+            "not_float": _some(name for name, tensor in tensors.items() if tensor.dtype.kind != "f"),
+            "not_finite": _some(name for name, tensor in tensors.items()
+                                if tensor.dtype.kind == "f" and not np.isfinite(tensor).all())}
+
+
+def measure(config: np.ndarray, weights: np.ndarray, base: str, names: dict[str, list[str]]) -> dict[str, Any]:
+    """Bits per character with the adapter and without it.
+
+    Args:
+        base: a bundled model's name. What the adapter says of its base is not followed.
+        names: label -> names.
+
+    Returns:
+        "before" and "after", dicts label -> bits per character; "base_kept", whether the base is the same as before once the
+        adapter is switched off; or "refused".
+    """
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    kept = {name: array.copy() for name, array in model.state_dict().items()}
+    before = {label: bits_per_character(model, some, tokenizer) for label, some in names.items()}
+    with _written(config, weights) as folder, warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of another base: `describe` has said it
+        try:
+            adapted = PeftModel.from_pretrained(model, folder)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # a config may hold anything
+            return {"refused": _told(error, folder)}
+        after = {label: bits_per_character(adapted, some, tokenizer) for label, some in names.items()}
+    adapted.unload()
+    state = model.state_dict()
+    return {"before": before, "after": after,
+            "base_kept": state.keys() == kept.keys() and all(np.array_equal(state[name], kept[name]) for name in kept)}
+
+
+@contextmanager
+def _written(config: np.ndarray, weights: np.ndarray) -> Iterator[Path]:
+    """A folder with the two files, as `save_pretrained` makes it."""
+    with tempfile.TemporaryDirectory(prefix="tinypeft-") as folder:
+        (Path(folder) / CONFIG_NAME).write_bytes(config.tobytes())
+        (Path(folder) / WEIGHTS_NAME).write_bytes(weights.tobytes())
+        yield Path(folder)
+
+
+def _some(names: Iterator[str]) -> list[str]:
+    return [name[:MOST_TOLD] for name, _ in zip(names, range(3), strict=False)]
+
+
+def _told(error: Exception, folder: Path) -> str:
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return text.replace(f"{folder}/", "")[:1000]
