@@ -74,11 +74,14 @@ class Submission:
         return lambda *arguments: self._call(function, arguments)
 
     def agrees(self, function: str, cases: Iterable[Sequence[Any]], oracle: Callable[..., Any],
-               misconceptions: Sequence[Misconception] = (), part: str | int | None = None) -> None:
+               misconceptions: Sequence[Misconception] = (), part: str | int | None = None,
+               view: Callable[..., Any] | None = None) -> None:
         """Call a function for each case, and compare with the oracle.
 
         Args:
             part: compare only this entry of the dict or list that comes back; oracle and misconceptions give that entry.
+            view: where many results are right, what of them is compared: view(received, *arguments). Oracle and misconceptions
+                give that. What is received may be anything: a view has to `require` what it needs.
 
         Raises:
             Wrong: a case differs. The misconception named is one that gives what was received, in every case.
@@ -88,6 +91,8 @@ class Submission:
             received = self._call(function, arguments)
             if part is not None:
                 received = self._part(function, received, part)
+            if view is not None:
+                received = view(received, *_copies(arguments))
             answered.append((arguments, received, oracle(*_copies(arguments))))
         for arguments, received, expected in answered:
             if difference := compare(received, expected, "" if part is None else f"[{part!r}]"):
