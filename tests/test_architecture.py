@@ -36,7 +36,7 @@ MOST_LINES = 350  # of any file, all lines counted
 
 # Only imported when used: `import tinypeft` stays quick, and works where an extra is not installed.
 HEAVY = {"matplotlib", "scipy", "torch", "transformers", "tokenizers", "tqdm", "typer", "rich", "faker", "names",
-         "IPython", "pytest", "hypothesis", "cupy", "dask", "gguf", "jinja2"}
+         "IPython", "pytest", "hypothesis", "cupy", "dask", "distributed", "gguf", "jinja2"}
 
 
 def sources() -> list[Path]:
