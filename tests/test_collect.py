@@ -207,7 +207,7 @@ def test_an_error_that_nobody_thought_of_stops_nobody(found, monkeypatch):
     def fails(path, exercise):
         raise KeyError(path)
 
-    monkeypatch.setattr(collecting, "_in_folder", fails)
+    monkeypatch.setattr(collecting, "in_folder", fails)
     every = found({"anna/lora.py": CODE, "zoe.py": CODE})
     assert every["anna"].trouble == "it could not be read (KeyError)"
     assert every["zoe"].file is not None

@@ -164,18 +164,24 @@ def _check(content: bytes, exercise: Exercise) -> None:
 def _reader(path: Path, exercise: Exercise) -> Callable[[], tuple[str, bytes]] | None:
     """How to get from a place to the file to grade, and to its name in there; None for what is no submission."""
     if path.is_dir() and not path.is_symlink():
-        return lambda: _in_folder(path, exercise)
+        return lambda: in_folder(path, exercise)
     suffix = path.suffix.lower()
     if suffix == PurePosixPath(exercise.file).suffix or path.is_symlink():  # a link is refused there
         return lambda: ("", read_file(path, MOST_BYTES))
     if exercise.file.endswith(".py") and suffix == ".ipynb":
-        return lambda: ("", _only_cell(read_file(path, MOST_BYTES), exercise.file))
+        return lambda: ("", only_cell(read_file(path, MOST_BYTES), exercise.file))
     if exercise.file.endswith(".py") and suffix == ".zip":
         return lambda: _chosen(_packed(path), exercise)
     return None
 
 
-def _in_folder(folder: Path, exercise: Exercise) -> tuple[str, bytes]:
+def in_folder(folder: Path, exercise: Exercise) -> tuple[str, bytes]:
+    """The exercise's file in the folder of one student: what it is called there, and its content.
+
+    Raises:
+        ValueError: there is none, or it cannot be said which of several it is.
+        OSError: it cannot be read.
+    """
     files = dict(sorted(_files(folder), key=itemgetter(0)))
     zips = [name for name in files if name.lower().endswith(".zip")]
     if len(zips) == 1 and exercise.file.endswith(".py") and not any(name.lower().endswith((".py", ".ipynb")) for name in files):
@@ -253,7 +259,12 @@ def _cells(files: Files, wanted: str, needed: bool) -> dict[str, bytes]:
     return found
 
 
-def _only_cell(notebook: bytes, wanted: str) -> bytes:
+def only_cell(notebook: bytes, wanted: str) -> bytes:
+    """What a notebook writes to a file.
+
+    Raises:
+        ValueError: it is no notebook, or does not write that file, or in two ways.
+    """
     cell = _cell(notebook, wanted)
     if cell is None:
         raise ValueError(f"the notebook has no code cell that begins with %%writefile {wanted}, as those of `tinypeft export "
@@ -280,4 +291,4 @@ def _cell(notebook: bytes, wanted: str) -> bytes | None:
     return texts.pop().encode("utf-8") if texts else None
 
 
-__all__ = ["HandedIn", "collect", "report_name"]
+__all__ = ["HandedIn", "collect", "in_folder", "only_cell", "report_name"]

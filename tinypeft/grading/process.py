@@ -141,7 +141,7 @@ class Worker:
     def _start(self) -> None:
         arguments = [str(self.limits.memory), str(int(self.limits.total) + 5), *(["ours"] if self.ours else [])]
         kept = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}  # Windows starts nothing without it
-        if as_nobody() and not self.confined:
+        if as_nobody() and not self.confined and not self.ours:
             kept[AS_NOBODY] = "1"
             self.folder.chmod(0o711)  # whoever the worker becomes has to find its file
         with contextlib.ExitStack() as stack:
