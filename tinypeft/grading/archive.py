@@ -23,11 +23,16 @@ ENCRYPTED = 0x1 | 0x40 | 0x2000  # bits of an entry's flags: itself, strongly, a
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack more than they were asked for
 
 
+class TooLarge(ValueError):
+    """It is larger than it may be, packed or unpacked."""
+
+
 def read_file(path: Path, most_bytes: int) -> bytes:
     """The content of an ordinary file. A link may lead to somebody else's, and a pipe may never end.
 
     Raises:
-        ValueError: it is something else, or larger.
+        TooLarge: it has more bytes.
+        ValueError: it is something else than a file.
     """
     if path.is_symlink():
         raise ValueError("what was handed in is a link, not a file")
@@ -37,7 +42,7 @@ def read_file(path: Path, most_bytes: int) -> bytes:
             raise ValueError("what was handed in is not an ordinary file")
         content = source.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise ValueError(f"the file is larger than {most_bytes:,} bytes")
+        raise TooLarge(f"the file is larger than {most_bytes:,} bytes")
     return content
 
 
@@ -49,7 +54,8 @@ def read_zip(path: Path, most_files: int, most_bytes: int) -> dict[str, bytes]:
         most_bytes: so large at most, all files together.
 
     Raises:
-        ValueError: it is no whole zip, holds more than that, or something else than files with plain names.
+        TooLarge: the files have more bytes than that.
+        ValueError: it is no whole zip, has more files, or something else than files with plain names.
     """
     content = read_file(path, most_bytes + most_files * MOST_HEADER + MOST_COMMENT)
     _check_end(content, most_files)
@@ -101,7 +107,7 @@ def _check(entries: list[zipfile.ZipInfo], most_bytes: int) -> None:
             raise ValueError(f"the zip has two files with the name {name}")
         seen.add(name.casefold())
     if (total := sum(entry.file_size for entry in entries)) > most_bytes:
-        raise ValueError(f"the files in the zip have {total:,} bytes, where at most {most_bytes:,} are allowed")
+        raise TooLarge(f"the files in the zip have {total:,} bytes, where at most {most_bytes:,} are allowed")
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -113,4 +119,4 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-__all__ = ["read_file", "read_zip"]
+__all__ = ["TooLarge", "read_file", "read_zip"]

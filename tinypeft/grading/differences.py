@@ -23,6 +23,8 @@ def differing_arrays(exercise: Exercise, file: Path, tests: Sequence[str], seed:
         tests: names of tests; those where no array differs are left out.
         seed: as when the file was graded, so that the inputs are the same.
     """
+    if exercise.made_by is not None:  # what is handed in has no functions that could return arrays
+        return {}
     grader, found = DirectGrader(exercise), {}
     with Worker(file) as worker:
         for test in tests:

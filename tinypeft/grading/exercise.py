@@ -25,6 +25,7 @@ class Exercise:
         hints: three, each saying more.
         mistakes: id of a misconception -> "lesson/section" where it is taught.
         folder: where it lies.
+        made_by: the script that makes the file, where there is one to begin with.
     """
 
     slug: str
@@ -34,6 +35,7 @@ class Exercise:
     hints: tuple[str, ...]
     mistakes: dict[str, str]
     folder: Path
+    made_by: str | None = None
 
     @property
     def grader(self) -> Path:
@@ -53,7 +55,7 @@ def read_exercise(folder: Path) -> Exercise:
     """
     values = tomllib.loads((folder / "exercise.toml").read_text("utf-8"))
     found = Exercise(folder.name, values["title"], values["file"], values["points"], tuple(values["hints"]),
-                     values.get("mistakes", {}), folder)
+                     values.get("mistakes", {}), folder, values.get("made_by"))
     if sum(found.points.values()) != TOTAL:
         raise ValueError(f"{folder / 'exercise.toml'}: the points add up to {sum(found.points.values())}, not {TOTAL}")
     return found

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `submission`, and a report. Nothing is imported until a test asks for the fixture.
+"""The pytest plugin: the fixtures `submission` and `adapter`, and a report. Nothing is imported until a test asks for one.
 
     pytest exercises/04_lora                       advisory: what you edit, graded with the seed of everybody
     tinypeft test 04, tinypeft grade               the same tests in an interpreter of our own (run.py)
@@ -16,12 +16,14 @@ import pytest
 from tinypeft.grading import PUBLIC_SEED
 
 PRINTED = pytest.StashKey[str]()
+TOLD = "tinypeft"  # a property of a test: what it says if it passes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tinypeft")
     group.addoption("--submission", help="the file to grade; default: the one beside the grader")
     group.addoption("--grading-seed", type=int, default=PUBLIC_SEED, help="the inputs are drawn from it")
+    group.addoption("--holdout", help="FILE with names, one a line, that are not shipped: the capstone is graded with them")
     group.addoption("--confined", action="store_true", help="run the submission in a sandbox")
     group.addoption("--grading-report", help="FILE.json to write to")
 
@@ -49,6 +51,21 @@ def submission(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any
     if file not in _workers:
         _workers[file] = Worker(file, confined=option("--confined"))
     return Submission(_workers[file], exercise, option("--grading-seed"), request.node.name)
+
+
+@pytest.fixture
+def adapter(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any:
+    """The learner's adapter.zip, looked at in a process of its own."""
+    from tinypeft.grading.capstone import Adapter, HandedIn, read_holdout
+    from tinypeft.grading.exercise import read_exercise
+
+    exercise = read_exercise(request.path.parent)
+    option = request.config.getoption
+    file = Path(option("--submission") or exercise.folder / exercise.file)
+    if file not in _workers:
+        holdout = option("--holdout")
+        _workers[file] = HandedIn(file, option("--confined"), read_holdout(Path(holdout)) if holdout else None)
+    return Adapter(_workers[file], exercise, lambda text: request.node.user_properties.append((TOLD, text)))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -83,6 +100,7 @@ class _Report:
         row = self.rows.setdefault(report.location[2], {"passed": False, "message": "", "mistake": None, "seconds": 0.0})
         row["seconds"] += report.duration
         row["passed"] = report.when == "call" and report.passed
+        row["message"] = " ".join(text for name, text in report.user_properties if name == TOLD)
         if not report.passed:
             row |= {"message": report.told or str(report.longrepr), "mistake": report.mistake or "skipped"}
 

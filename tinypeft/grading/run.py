@@ -60,20 +60,25 @@ class Report:
 
 
 def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confined: bool = False,
-               tests: Sequence[str] = ()) -> Report:
+               tests: Sequence[str] = (), holdout: Path | None = None) -> Report:
     """Run an exercise's grader on a file.
 
     Args:
         seed: inputs are drawn from it.
         confined: in a sandbox; see confine.py.
         tests: only these; none for all.
+        holdout: a file of names, one a line, that are not shipped: for an exercise in which an adapter is handed in.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: names that cannot be used, or an exercise that has no use for them.
         RuntimeError: the grader itself did not run, or did not end.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file} to grade")
+        how = f": {exercise.made_by}, which is beside it, makes it" if exercise.made_by else ""
+        raise FileNotFoundError(f"there is no file {file} to grade{how}")
+    if holdout is not None:
+        _check_holdout(exercise, holdout)
     with tempfile.TemporaryDirectory(prefix="tinypeft-grading-") as folder:
         if as_nobody():
             os.chmod(folder, 0o711)  # the way to the worker's folder
@@ -82,7 +87,7 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
         command = [sys.executable, "-I", "-B", "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", folder,
                    "-p", "no:cacheprovider", "-p", "tinypeft.grading.plugin", "--import-mode=importlib",
                    "--submission", str(file.absolute()), "--grading-seed", str(seed), "--grading-report", str(report), *names,
-                   *(["--confined"] if confined else [])]
+                   *(["--confined"] if confined else []), *(["--holdout", str(holdout.absolute())] if holdout else [])]
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith(("PYTEST_", "PYTHON"))}
         environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1",  # other plugins take seconds to load
@@ -99,6 +104,15 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
     found = tuple(_result(name, points, rows.get(name)) for name, points in exercise.points.items())
     return Report(exercise.slug, exercise.title, seed, confined, sum(test.points for test in found), TOTAL, found,
                   version("tinypeft"), content["printed"])
+
+
+def _check_holdout(exercise: Exercise, holdout: Path) -> None:
+    if exercise.made_by is None:
+        raise ValueError(f"names that are not shipped ({holdout}) are for the capstone, whose adapters are graded with names; "
+                         f"{exercise.slug} takes none")
+    from tinypeft.grading.capstone import read_holdout
+
+    read_holdout(holdout)
 
 
 def zero_report(exercise: Exercise, mistake: str, message: str, *, seed: int | None = None, confined: bool = False) -> Report:

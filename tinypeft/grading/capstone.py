@@ -1,0 +1,218 @@
+"""The capstone: an adapter that was handed in, judged by what it holds and by how well the base spells names with it.
+
+The zip is read here. What is in it goes, as bytes, to a process of its own (evaluator.py), and numbers come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tinypeft.grading.archive import TooLarge, read_zip
+from tinypeft.grading.exercise import Exercise
+from tinypeft.grading.process import Failure, Limits, Worker
+from tinypeft.grading.submission import Wrong, section_of
+from tinypeft.peft.config import CONFIG_NAME
+from tinypeft.peft.storage import WEIGHTS_NAME
+from tinypeft.training import Split, fold, surnames, us_surnames
+
+BASE, COUNTRY = "tinypeft/surnames", "polish"
+FILES = {CONFIG_NAME, WEIGHTS_NAME}
+MOST_BYTES = 5_000_000
+LIMITS = Limits(call=30.0, total=45.0)
+OLD_EVERY = 4  # of the US validation names, every so manieth says whether they are still known
+LEAST_NAMES = 100  # in a file of names that are not shipped: fewer say little
+EVALUATOR = Path(__file__).with_name("evaluator.py")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits per character of some names, without the adapter and with it."""
+
+    before: float
+    after: float
+
+    @property
+    def rise(self) -> float:
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out.
+
+    Attributes:
+        new: of the names that decide: those of the validation split, or others that nobody has.
+        public: of the validation split.
+        old: of US surnames, which the base knows.
+        base_kept: whether the base is the same once the adapter is switched off.
+    """
+
+    new: Bits
+    public: Bits
+    old: Bits
+    base_kept: bool
+
+
+class HandedIn:
+    """A zip that was handed in, and the process in which it is looked at; each thing is found out once.
+
+    Args:
+        file: the zip.
+        confined: in a sandbox; see confine.py.
+        holdout: names that decide instead of the validation split's.
+    """
+
+    def __init__(self, file: Path, confined: bool = False, holdout: Sequence[str] | None = None):
+        self.file, self.holdout = file, holdout
+        self._worker = Worker(EVALUATOR, LIMITS, confined, ours=True)
+        self._known: dict[str, Any] = {}
+
+    def described(self) -> dict[str, Any]:
+        """See evaluator.describe."""
+        return self._once("described", lambda: self._ask("describe", *self._files()))
+
+    def measured(self) -> Measured:
+        return self._once("measured", self._measure)
+
+    def printed(self) -> str:
+        """Nothing of the learner's ran, so that nothing of theirs was printed."""
+        return ""
+
+    def close(self) -> None:
+        self._worker.close()
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _once(self, what: str, find: Callable[[], T]) -> T:
+        if what not in self._known:
+            try:
+                self._known[what] = find()
+            except Wrong as wrong:
+                self._known[what] = wrong
+        if isinstance(found := self._known[what], Wrong):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+    def _files(self) -> list[np.ndarray]:
+        """The bytes of config and weights."""
+        try:
+            files = read_zip(self.file, len(FILES), MOST_BYTES)
+        except FileNotFoundError:
+            raise _wrong("there is no adapter.zip: capstone.py writes it", "files") from None
+        except TooLarge as error:
+            raise _wrong(f"{error}: an adapter is small", "too_large") from None
+        except ValueError as error:
+            raise _wrong(str(error), "files") from None
+        if files.keys() != FILES:
+            raise _wrong(f"the zip holds {', '.join(sorted(files)) or 'nothing'}; expected {' and '.join(sorted(FILES))}, as "
+                         "save_pretrained writes them, in no folder", "files")
+        return [np.frombuffer(files[name], np.uint8) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+
+    def _measure(self) -> Measured:
+        public, old = _names().validation, us_surnames().validation[::OLD_EVERY]
+        names = {"public": public, "old": old} | ({} if self.holdout is None else {"new": list(self.holdout)})
+        found = self._ask("measure", *self._files(), BASE, names)
+        bits = {label: Bits(found["before"][label], found["after"][label]) for label in names}
+        return Measured(bits.get("new", bits["public"]), bits["public"], bits["old"], found["base_kept"])
+
+    def _ask(self, function: str, *arguments: Any) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._worker.call(function, *arguments)
+        except Failure as failure:
+            kind = "capstone.unfit" if failure.kind == "error" else failure.kind
+            raise Wrong(f"it could not be evaluated: {failure}", "adapter.zip", kind) from None
+        if "refused" in found:
+            raise _wrong(found["refused"], "unfit")
+        return found
+
+
+class Adapter:
+    """What the tests of the capstone hold in their hands.
+
+    Args:
+        say: what a test has found goes there, for the report of one that passes.
+    """
+
+    def __init__(self, handed_in: HandedIn, exercise: Exercise, say: Callable[[str], None]):
+        self._handed_in, self._exercise, self.say = handed_in, exercise, say
+
+    def described(self) -> dict[str, Any]:
+        """See evaluator.describe.
+
+        Raises:
+            Wrong: there is nothing to describe.
+        """
+        return self._told(self._handed_in.described)
+
+    def measured(self) -> Measured:
+        """Bits per character.
+
+        Raises:
+            Wrong: it cannot be put into the base.
+        """
+        return self._told(self._handed_in.measured)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether names decide that are not shipped."""
+        return self._handed_in.holdout is not None
+
+    def require(self, holds: bool, message: str, mistake: str = "numeric") -> None:
+        """Fail with a message."""
+        if not holds:
+            raise Wrong(message + section_of(self._exercise, mistake), "adapter.zip", mistake)
+
+    def _told(self, find: Callable[[], T]) -> T:
+        try:
+            return find()
+        except Wrong as wrong:
+            raise Wrong(str(wrong) + section_of(self._exercise, wrong.mistake), "adapter.zip", wrong.mistake) from None
+
+
+def read_holdout(path: Path) -> list[str]:
+    """Names that are not shipped, from a text file: one a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is no name in the base's alphabet, a name that anybody could have trained on, or too few.
+    """
+    lines: dict[str, int] = {}
+    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        name, where = raw.decode("utf-8", "replace").strip(), f"{path}, line {number}"
+        if name and (plain := fold(name)) != name:
+            raise ValueError(f"{where}: {name[:40]!r} is no name of 2 to 20 letters from A to Z, of which the first is large"
+                             + (f" (perhaps {plain})" if plain else ""))
+        if name in _trained_on():
+            raise ValueError(f"{where}: {name} is one of the {COUNTRY} surnames that come with tinypeft to train or to validate "
+                             "with; expected names that nobody could have trained on")
+        if name in lines:
+            raise ValueError(f"{where}: {name} stands in line {lines[name]} already")
+        if name:
+            lines[name] = number
+    if len(lines) < LEAST_NAMES:
+        raise ValueError(f"{path} has {len(lines)} names; at least {LEAST_NAMES} are needed to tell one adapter from another")
+    return list(lines)
+
+
+@cache
+def _names() -> Split:
+    return surnames(COUNTRY)
+
+
+@cache
+def _trained_on() -> frozenset[str]:
+    return frozenset([*_names().train, *_names().validation])
+
+
+def _wrong(message: str, mistake: str) -> Wrong:
+    return Wrong(message, "adapter.zip", f"capstone.{mistake}")
+
+
+__all__ = ["BASE", "COUNTRY", "FILES", "MOST_BYTES", "Adapter", "Bits", "HandedIn", "Measured", "read_holdout"]
