@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,11 @@ import typer
 PANEL = "Instructors"  # of `tinypeft --help`
 
 instructor_menu = typer.Typer()
+export_menu = typer.Typer(no_args_is_help=True)
+instructor_menu.add_typer(export_menu, name="export", rich_help_panel=PANEL,
+                          help="Give an exercise to another system: Gradescope, nbgrader or Classroom 50.")
+
+Exported = Annotated[str, typer.Argument(metavar="NN", help="An exercise, by number or name: 04, lora.")]
 
 
 @instructor_menu.command("course-check", rich_help_panel=PANEL)
@@ -24,3 +30,29 @@ def course_check(
     found = run_course_check(names or [], seeds=seeds, mutants=mutants, output_format=output_format)
     if not all(one.holds for one in found):
         raise typer.Exit(1)
+
+
+@export_menu.command()
+def gradescope(name: Exported, out: Annotated[Path | None, typer.Option(help="The zip. Default: NN_slug.zip.")] = None) -> None:
+    """Write an autograder to upload to Gradescope."""
+    from tinypeft.commands.export import run_gradescope
+
+    run_gradescope(name, out)
+
+
+@export_menu.command()
+def nbgrader(name: Exported, out: Annotated[Path | None, typer.Option(help="The assignment's folder. Default: source/slug.")] =
+             None) -> None:
+    """Write an assignment for nbgrader: a notebook with a solution cell, and a test cell for each test."""
+    from tinypeft.commands.export import run_nbgrader
+
+    run_nbgrader(name, out)
+
+
+@export_menu.command()
+def classroom50(name: Exported, out: Annotated[Path | None, typer.Option(help="The folder. Default: autograders/slug.")] = None
+                ) -> None:
+    """Write an autograder for Classroom 50, which grades on GitHub's machines."""
+    from tinypeft.commands.export import run_classroom50
+
+    run_classroom50(name, out)

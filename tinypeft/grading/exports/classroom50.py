@@ -3,8 +3,8 @@
     autograder.py      run for each submission, in the student's checkout: installs tinypeft, grades, writes ./result.json
     tinypeft-*.whl     what it installs
 
-On GitHub's machines everybody may become root with `sudo`. So the grader becomes root, which can make a sandbox, and the student's
-code never runs as the user who writes result.json.
+On GitHub's machines everybody may become root with `sudo`. So the grader becomes root, who can make a sandbox, and what a
+student wrote never runs as the user who writes result.json.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCHEMA = "classroom50/result/v1"
 GIVEN = {"classroom": "CLASSROOM", "assignment": "ASSIGNMENT", "assignment_type": "ASSIGNMENT_TYPE", "owner": "OWNER",
          "submission": "SUBMISSION_TAG", "commit": "COMMIT_URL", "release": "RELEASE_URL", "review": "REVIEW_URL"}
 
-AUTOGRADER = '''"""Grades exercise @SLUG@ with the tinypeft that lies beside this file. Classroom 50 runs it in a student's checkout."""
+AUTOGRADER = '''"""Grades exercise @SLUG@ with the tinypeft beside this file. Classroom 50 runs it in a student's checkout."""
 
 import os
 import shutil
@@ -98,7 +98,7 @@ def result(report: Mapping[str, Any], given: Mapping[str, str], now: datetime) -
     known = {"ASSIGNMENT_TYPE": "individual", "OWNER": given.get("USERNAME", ""), "REVIEW_URL": given.get("COMMIT_URL", ""),
              **{name: value for name, value in given.items() if value}}
     if missing := [name for name in GIVEN.values() if not known.get(name)]:
-        raise ValueError(f"these environment variables are to be set by Classroom 50's runner, and are not: {', '.join(missing)}")
+        raise ValueError(f"Classroom 50's runner sets these environment variables, and has not: {', '.join(missing)}")
     return {
         "schema": SCHEMA, **{key: known[name] for key, name in GIVEN.items()}, "datetime": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         "score": report["score"], "max-score": report["max"],

@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import secrets
+import tempfile
 from pathlib import Path
 
+from tinypeft.grading.archive import read_file
+from tinypeft.grading.collect import MOST_BYTES, in_folder
 from tinypeft.grading.confine import as_nobody, can_confine
 from tinypeft.grading.exercise import Exercise
+from tinypeft.grading.exports.wheel import write_zip
 from tinypeft.grading.run import Report, grade_file, zero_report
-
-MISSING = "missing-file"
-UNGRADED = "not-graded"
-MOST_SEARCHED = 1_000  # files in a submission that are looked at
 
 
 def grade_folder(exercise: Exercise, folder: Path) -> Report:
-    """Grade the exercise's file in a folder, confined where that is possible, with inputs that were never drawn before.
-
-    A file that is not there, or that brings the grader down, gets no points, and is told why.
-    """
-    seed, confined = secrets.randbits(32), can_confine() is None
+    """Grade the exercise's file in a folder, confined where that is possible, with inputs that were never drawn before."""
     try:
-        return grade_file(exercise, find_file(exercise, folder), seed=seed, confined=confined)
-    except FileNotFoundError as error:
-        return zero_report(exercise, MISSING, str(error), seed=seed, confined=confined)
-    except RuntimeError as error:
-        return zero_report(exercise, UNGRADED, f"grading did not come to an end: {error}"[:1000], seed=seed, confined=confined)
+        content = _packed(folder, exercise) or in_folder(folder, exercise)[1]
+    except (ValueError, OSError) as error:
+        return zero_report(exercise, "missing-file", str(error), confined=can_confine() is None)
+    return grade_content(exercise, content, seed=secrets.randbits(32), confined=can_confine() is None)
 
 
-def find_file(exercise: Exercise, folder: Path) -> Path:
-    """The one file with the exercise's name: in the folder, or else somewhere below it.
+def grade_content(exercise: Exercise, content: bytes, *, seed: int, confined: bool) -> Report:
+    """Grade a file that was read already. One that brings the grader down gets no points, and is told why."""
+    with tempfile.TemporaryDirectory(prefix="tinypeft-") as folder:
+        file = Path(folder, exercise.file)
+        file.write_bytes(content)
+        try:
+            return grade_file(exercise, file, seed=seed, confined=confined)
+        except RuntimeError as error:
+            return zero_report(exercise, "not-graded", str(error)[:1000], seed=seed, confined=confined)
 
-    Raises:
-        FileNotFoundError: there is none, or several below.
-    """
-    if os.path.lexists(folder / exercise.file):
-        return folder / exercise.file
-    found: list[Path] = []
-    seen = 0
-    for place, folders, names in os.walk(folder):  # which follows no links
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found += [Path(place, name) for name in names if name == exercise.file]
-        seen += len(names)
-        if seen > MOST_SEARCHED:
-            break
-    if len(found) != 1:
-        raise FileNotFoundError(f"exercise {exercise.slug} asks for one file {exercise.file}; in what was handed in there are "
-                                f"{len(found) or 'none'}")
-    return found[0]
+
+def _packed(folder: Path, exercise: Exercise) -> bytes | None:
+    """The zip that an exercise asks for, where a system has unpacked it."""
+    if not exercise.file.endswith(".zip") or list(folder.rglob(exercise.file)):
+        return None
+    files = {path.name: read_file(path, MOST_BYTES) for path in sorted(folder.iterdir())[:10] if not path.is_dir()}
+    with tempfile.TemporaryDirectory(prefix="tinypeft-") as temporary:
+        write_zip(Path(temporary, "packed.zip"), files)
+        return Path(temporary, "packed.zip").read_bytes()
 
 
 def circumstances(confined: bool) -> str:
@@ -60,8 +53,8 @@ def circumstances(confined: bool) -> str:
     if confined:
         return "Run in a sandbox."
     if as_nobody():
-        return ("Run without a sandbox, which this machine does not allow: as a user of its own, with limits on time and memory, "
-                "but with the network, and with all in sight that every user may read.")
+        return ("Run without a sandbox, which this machine does not allow: as a user of its own, with limits on time and "
+                "memory, but with the network, and with all in sight that every user may read.")
     return "Run without a sandbox, which this machine does not allow: with limits on time and memory only."
 
 
@@ -74,4 +67,4 @@ def spoken(test: str) -> str:
     return test.removeprefix("test_").replace("_", " ")
 
 
-__all__ = ["circumstances", "find_file", "grade_folder", "spoken"]
+__all__ = ["circumstances", "grade_content", "grade_folder", "spoken"]

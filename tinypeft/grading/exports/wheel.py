@@ -1,4 +1,4 @@
-"""tinypeft as one file that pip installs on another machine: built from a checkout, or put together from what is installed here."""
+"""tinypeft as one file for pip on another machine: built from a checkout, or put together from what is installed here."""
 
 from __future__ import annotations
 
