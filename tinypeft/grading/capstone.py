@@ -98,7 +98,7 @@ class HandedIn:
                 self._known[what] = wrong
         if isinstance(found := self._known[what], Wrong):
             raise found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _files(self) -> list[np.ndarray]:
         """The bytes of config and weights."""
@@ -190,8 +190,8 @@ def read_holdout(path: Path) -> list[str]:
             raise ValueError(f"{where}: {name[:40]!r} is no name of 2 to 20 letters from A to Z, of which the first is large"
                              + (f" (perhaps {plain})" if plain else ""))
         if name in _trained_on():
-            raise ValueError(f"{where}: {name} is one of the {COUNTRY} surnames that come with tinypeft to train or to validate "
-                             "with; expected names that nobody could have trained on")
+            raise ValueError(f"{where}: {name} is one of the {COUNTRY} surnames that come with tinypeft, to train with or "
+                             "to validate; expected names that nobody could have trained on")
         if name in lines:
             raise ValueError(f"{where}: {name} stands in line {lines[name]} already")
         if name:
