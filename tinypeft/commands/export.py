@@ -8,7 +8,7 @@ from pathlib import Path
 from tinypeft.commands.solution import solution_file
 from tinypeft.commands.tables import print_text
 from tinypeft.files import write_text
-from tinypeft.grading.exercise import Exercise, find_exercise
+from tinypeft.grading.exercise import TOTAL, find_exercise
 
 TRUSTED = textwrap.dedent("""\
     from tinypeft.grading.exports.nbgrader_preprocessor import PREPROCESSORS
@@ -30,8 +30,8 @@ def run_gradescope(name: str, out: Path | None = None) -> Path:
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder; expected a name for the zip, such as {path / (exercise.slug + '.zip')}")
     write_autograder(exercise, path)
-    print_text(f"{path}: upload it as the autograder of a programming assignment worth 100 points, with a container of 1.5 GB of "
-               f"memory or more. Students hand in {exercise.file}.", markdown=False)
+    print_text(f"{path}: upload it as the autograder of a programming assignment worth {TOTAL} points, with a container of 1.5 "
+               f"GB of memory or more. Students hand in {exercise.file}.", markdown=False)
     return path
 
 
@@ -47,17 +47,17 @@ def run_nbgrader(name: str, out: Path | None = None) -> Path:
     exercise = find_exercise(name)
     reference = solution_file(exercise)
     if reference is None or not exercise.file.endswith(".py"):
-        raise ValueError(f"{exercise.slug} is handed in as {exercise.file}, which no cell of a notebook can hold: grade it with "
-                         "`tinypeft grade`, or export it to Gradescope or Classroom 50")
+        raise ValueError(f"{exercise.slug} is handed in as {exercise.file}, which no cell of a notebook can hold: grade it "
+                         "with `tinypeft grade`, or export it to Gradescope or Classroom 50")
     short = exercise.slug.partition("_")[2]
     path = (out or Path("source", short)) / f"{short}.ipynb"
     _refuse_to_overwrite(path)
     write_text(path, notebook(exercise, reference.read_text("utf-8")))
-    print_text(f"{path}: the instructor's version, with our solution. `nbgrader generate_assignment {path.parent.name}` makes the "
-               "students' from it. For marks that a student's code cannot reach, add this to nbgrader_config.py:", markdown=False)
+    print_text(f"{path}: the instructor's version, with our solution. `nbgrader generate_assignment {path.parent.name}` makes "
+               "the students' from it. For marks that their code cannot reach, add this to nbgrader_config.py:", markdown=False)
     print(textwrap.indent(TRUSTED, "    "))
-    print_text(f"With it, `nbgrader autograde {path.parent.name}` grades the solution cell in a sandbox, and runs nothing else of "
-               "the notebook. Without it, what is in the notebook can give itself any points.", markdown=False)
+    print_text(f"With it, `nbgrader autograde {path.parent.name}` grades the solution cell in a sandbox, and runs nothing else "
+               "of the notebook. Without it, what is in the notebook can give itself any points.", markdown=False)
     return path
 
 
@@ -81,8 +81,8 @@ def run_classroom50(name: str, out: Path | None = None) -> Path:
 
 def _refuse_to_overwrite(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(f"{path} exists already, perhaps with changes of yours: name another folder with --out, or move it "
-                              "away")
+        raise FileExistsError(f"{path} exists already, perhaps with changes of yours: name another folder with --out, or move "
+                              "it away")
 
 
 __all__ = ["run_classroom50", "run_gradescope", "run_nbgrader"]
