@@ -17,6 +17,29 @@ instructor_menu.add_typer(export_menu, name="export", rich_help_panel=PANEL,
 Exported = Annotated[str, typer.Argument(metavar="NN", help="An exercise, by number or name: 04, lora.")]
 
 
+@instructor_menu.command(rich_help_panel=PANEL)
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="Folder with a file, a notebook, a zip or a folder for each student, "
+                                                     "called as they are.")],
+    exercise: Annotated[str, typer.Option(metavar="NN", help="By number or name: 04, lora.")],
+    out: Annotated[Path, typer.Option(help="Folder for marks and reports; one that has some gets what is missing.")],
+    workers: Annotated[int | None, typer.Option(help="Submissions at a time. Default: two for each core.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help='Of a Dask cluster that sees the same folders: "tcp://...".')] = None,
+    seed: Annotated[int | None, typer.Option(help="Inputs are drawn from it. Default: a random one, kept for this class.")] =
+    None,
+    unconfined: Annotated[bool, typer.Option("--unconfined", help="Without a sandbox. Every report says so.")] = False,
+    holdout: Annotated[Path | None, typer.Option(help="For the capstone: FILE of names that are not shipped, one a line.")] =
+    None,
+    again: Annotated[bool, typer.Option("--again", help="Make reports again that are there.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Grade a class: a report for each, a table of marks, a summary with a picture. What was interrupted goes on."""
+    from tinypeft.commands.grade import run_grade
+
+    run_grade(submissions, exercise, out, workers=workers, scheduler=scheduler, seed=seed, confined=not unconfined,
+              holdout=holdout, again=again, output_format=output_format)
+
+
 @instructor_menu.command("course-check", rich_help_panel=PANEL)
 def course_check(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="Exercises. Default: all.")] = None,

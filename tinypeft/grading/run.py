@@ -78,7 +78,7 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
         how = f": {exercise.made_by}, which is beside it, makes it" if exercise.made_by else ""
         raise FileNotFoundError(f"there is no file {file} to grade{how}")
     if holdout is not None:
-        _check_holdout(exercise, holdout)
+        check_holdout(exercise, holdout)
     with tempfile.TemporaryDirectory(prefix="tinypeft-grading-") as folder:
         if as_nobody():
             os.chmod(folder, 0o711)  # the way to the worker's folder
@@ -106,7 +106,8 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
                   version("tinypeft"), content["printed"])
 
 
-def _check_holdout(exercise: Exercise, holdout: Path) -> None:
+def check_holdout(exercise: Exercise, holdout: Path) -> None:
+    """Raise a ValueError for names that cannot be used, or an exercise that has no use for them."""
     if exercise.made_by is None:
         raise ValueError(f"names that are not shipped ({holdout}) are for the capstone, whose adapters are graded with names; "
                          f"{exercise.slug} takes none")

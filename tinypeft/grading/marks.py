@@ -1,0 +1,78 @@
+"""What a class has reached, from its entries (see batch.py): a table of marks, and a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from statistics import mean, median
+from typing import Any
+
+from tinypeft.grading.batch import Entry, Grading
+from tinypeft.grading.exercise import TOTAL, Exercise
+
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what a spreadsheet takes a cell for that begins so
+
+
+def worst_mistake(entry: Entry) -> str:
+    """The mistake that costs most points; of equals, one that has a name, then the first. "" if there is none."""
+    lost = Counter[str]()
+    for test in entry["tests"]:
+        if not test["passed"]:
+            lost[test["mistake"]] += test["max"]
+    return max(lost, key=lambda mistake: (lost[mistake], "." in mistake), default="")
+
+
+def marks_table(exercise: Exercise, entries: Sequence[Entry]) -> list[list[str]]:
+    """A header, and a row for each student. Who could not be graded has no points, not 0."""
+    rows = [["student", "score", "max", *exercise.points, "mistake", "trouble"]]
+    for entry in entries:
+        points = {test["name"]: str(test["points"]) for test in entry["tests"]}
+        score = "" if entry["score"] is None else str(entry["score"])
+        rows.append([entry["student"], score, str(entry["max"]), *(points.get(test, "") for test in exercise.points),
+                     worst_mistake(entry), entry["trouble"]])
+    return rows
+
+
+def as_csv(rows: Sequence[Sequence[str]]) -> str:
+    r"""Rows as CSV that a spreadsheet opens without computing anything: what would be a formula begins with an apostrophe.
+
+    >>> as_csv([["=1+1", "a,b"]])
+    '\'=1+1,"a,b"\n'
+    """
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+    return stream.getvalue()
+
+
+def _harmless(cell: str) -> str:
+    return f"'{cell}" if cell.lstrip().startswith(FORMULA) else cell
+
+
+def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
+    """What an instructor wants to know first, as JSON. Means are of those who were graded, None if nobody was.
+
+    Its "tests" count who passed; its "mistakes" in how many submissions each was found, the most frequent first.
+    """
+    graded = [entry for entry in entries if entry["score"] is not None]
+    scores = [entry["score"] for entry in graded]
+    found = Counter(mistake for entry in graded
+                    for mistake in {test["mistake"] for test in entry["tests"] if not test["passed"]})
+    passed = Counter(test["name"] for entry in graded for test in entry["tests"] if test["passed"])
+    sections = grading.exercise.mistakes
+    return {
+        "title": grading.exercise.title, **grading.depends_on, "submissions": len(entries), "graded": len(graded),
+        "max": TOTAL, "mean": round(mean(scores), 2) if scores else None, "median": median(scores) if scores else None,
+        "full_marks": sum(score == TOTAL for score in scores),
+        "tests": [{"name": name, "points": points, "passed": passed[name],
+                   "share": round(passed[name] / len(graded), 4) if graded else None}
+                  for name, points in grading.exercise.points.items()],
+        "mistakes": [{"mistake": mistake, "students": count, "section": sections.get(mistake)}
+                     for mistake, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))],
+        "trouble": [{"student": entry["student"], "source": entry["source"], "trouble": entry["trouble"]}
+                    for entry in entries if entry["trouble"]],
+    }
+
+
+__all__ = ["as_csv", "marks_table", "summary", "worst_mistake"]
