@@ -53,8 +53,8 @@ def choose(model: dict, card_bytes: int, tasks: int, latency_critical: bool) -> 
          "merged": bool: whether the adapter is merged before serving (with "full" it does not matter),
          "bytes": all that training needs, the activations too}.
 
-    "full" trains all parameters, with weight_bytes 2. "lora" trains an adapter on each matrix, with weight_bytes 4, and has a base
-    of 16 bits. "qlora" does the same on the quantized base.
+    "full" trains all parameters, with weight_bytes 2. "lora" trains an adapter on each matrix, with weight_bytes 4, on a base
+    in 16 bits; "qlora" does so on the quantized base.
 
     The rules: bytes is right, and at most card_bytes. merged if and only if latency is critical. Not "full" for more than one
     task: each would need a whole model. Not "qlora" where "lora" with the same rank would fit: four bits cost quality and time.
