@@ -282,7 +282,7 @@ def test_inputs_depend_on_seed_exercise_and_test():
 def test_require_fails_with_its_message():
     submission = Submission(Fake(None), LORA, 0, "test_init")
     submission.require(True, "lora_init", "nothing")
-    with pytest.raises(Wrong, match="lora_init: B is not zero See lesson 04_lora, section zero-start.") as caught:
+    with pytest.raises(Wrong, match="lora_init: B is not zero. See lesson 04_lora, section zero-start.") as caught:
         submission.require(False, "lora_init", "B is not zero", "lora.both_random")
     assert (caught.value.function, caught.value.mistake) == ("lora_init", "lora.both_random")
 

@@ -16,7 +16,7 @@ import numpy as np
 from tinypeft.grading.archive import TooLarge, read_zip
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import Failure, Limits, Worker
-from tinypeft.grading.submission import Wrong, section_of
+from tinypeft.grading.submission import Wrong, explained
 from tinypeft.peft.config import CONFIG_NAME
 from tinypeft.peft.storage import WEIGHTS_NAME
 from tinypeft.training import Split, fold, surnames, us_surnames
@@ -167,13 +167,13 @@ class Adapter:
     def require(self, holds: bool, message: str, mistake: str = "numeric") -> None:
         """Fail with a message."""
         if not holds:
-            raise Wrong(message + section_of(self._exercise, mistake), "adapter.zip", mistake)
+            raise Wrong(explained(message, self._exercise, mistake), "adapter.zip", mistake)
 
     def _told(self, find: Callable[[], T]) -> T:
         try:
             return find()
         except Wrong as wrong:
-            raise Wrong(str(wrong) + section_of(self._exercise, wrong.mistake), "adapter.zip", wrong.mistake) from None
+            raise Wrong(explained(str(wrong), self._exercise, wrong.mistake), "adapter.zip", wrong.mistake) from None
 
 
 def read_holdout(path: Path) -> list[str]:

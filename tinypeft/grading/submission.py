@@ -102,7 +102,7 @@ class Submission:
     def require(self, holds: bool, function: str, message: str, mistake: str = "numeric") -> None:
         """Fail with a message of one's own, for what is not a comparison with an oracle."""
         if not holds:
-            raise Wrong(f"{function}: {message}{section_of(self._exercise, mistake)}", function, mistake)
+            raise Wrong(explained(f"{function}: {message}", self._exercise, mistake), function, mistake)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
 
@@ -128,13 +128,13 @@ class Submission:
         text = f"{function}({_told(arguments)}), {difference}."
         if found is None:
             return text, "numeric" if difference.kind == "value" else difference.kind
-        return f"{text} It looks as if {found.says}.{section_of(self._exercise, found.id)}", found.id
+        return explained(f"{text} It looks as if {found.says}.", self._exercise, found.id), found.id
 
 
-def section_of(exercise: Exercise, mistake: str) -> str:
-    """Where a mistake is explained, as a sentence to be added to a message; "" for an unknown one."""
+def explained(message: str, exercise: Exercise, mistake: str) -> str:
+    """A message, and the section in which its mistake is explained, if there is one."""
     lesson, _, section = exercise.mistakes.get(mistake, "").partition("/")
-    return f" See lesson {lesson}, section {section}." if section else ""
+    return f"{message}{'.' * (message[-1:] != '.')} See lesson {lesson}, section {section}." if section else message
 
 
 def _explanation(answered: Sequence[tuple[Sequence[Any], Any, Any]], misconceptions: Sequence[Misconception]
@@ -173,4 +173,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 50 else text[:47] + "..."
 
 
-__all__ = ["Misconception", "Submission", "Wrong", "message_of", "section_of"]
+__all__ = ["Misconception", "Submission", "Wrong", "explained", "message_of"]
