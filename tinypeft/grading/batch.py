@@ -16,7 +16,7 @@ import secrets
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -162,16 +162,14 @@ def _outcomes(grading: Grading, pending: dict[str, HandedIn], workers: int, sche
         if not left:
             return
         some = str(next(iter(left.values())).file)
-        with _cluster(scheduler, settings, some) if scheduler else _processes(min(workers, len(left))) as pool:
+        opened = _cluster(scheduler, settings, some) if scheduler else _processes(min(workers, len(left)))
+        with opened as pool, suppress(BrokenExecutor):
             futures = {pool.submit(grade_one, str(one.file), str(grading.holdout or ""), grading.seed, settings): name
                        for name, one in left.items()}
-            try:
-                for future in as_completed(futures):
-                    outcome = _outcome(future)
-                    yield futures[future], outcome
+            for future in as_completed(futures):
+                if future.cancelled() or not isinstance(future.exception(), BrokenExecutor):
+                    yield futures[future], _outcome(future)
                     del left[futures[future]]
-            except BrokenExecutor:
-                continue
     if left:
         raise RuntimeError(f"processes that grade were ended again and again, by something else than this program, and "
                            f"{len(left)} submissions are left: give the same command again, perhaps with fewer --workers")
@@ -180,8 +178,6 @@ def _outcomes(grading: Grading, pending: dict[str, HandedIn], workers: int, sche
 def _outcome(future: Any) -> Entry:
     try:
         outcome: Entry = json.loads(future.result())
-    except BrokenExecutor:
-        raise
     except CancelledError:
         raise RuntimeError("the cluster is gone. What was graded is kept: give the same command again") from None
     except Exception as error:  # of this submission alone, as far as anybody knows
