@@ -111,6 +111,11 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
     assert compare(3.0, np.int64(3)) is not None
 
 
+def test_an_array_of_one_number_is_that_number():
+    for number in (3, 2.5, True):
+        assert compare(decode(encode(np.array(number))), number) is None
+
+
 def test_a_failure_speaks_in_few_printable_lines():
     text = str(Wrong("f: " + HOSTILE + "\n" * 500 + "x" * 10**6, "f", "numeric"))
     assert len(text.splitlines()) <= 10

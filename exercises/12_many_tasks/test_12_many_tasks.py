@@ -192,17 +192,13 @@ def test_concatenate(submission):
     """Which of A and B has the weights, and in which order the adapters stand, is left open: B A is compared."""
     def product(received, adapters, weights):
         (n_out, _), (_, n_in) = adapters[0]["B"].shape, adapters[0]["A"].shape
-        rank, check = sum(len(one["A"]) for one in adapters), submission.require
-        check(isinstance(received, dict) and set(received) == {"A", "B"}, "concatenate",
-              f'expected a dict of "A" and "B", received {describe(received)}', "keys")
-        for name, shape in (("A", (rank, n_in)), ("B", (n_out, rank))):
-            array = received[name]
-            check(isinstance(array, np.ndarray) and array.dtype in (np.float32, np.float64), "concatenate",
-                  f"{name} is {describe(array)}, expected an array of float64 or float32", "type")
-            check(array.shape == shape, "concatenate", f"{name} is {array.shape}, expected {shape}: its rank is the sum of "
-                  f"the ranks {[len(one['A']) for one in adapters]}", "shape")
+        ranks = [len(one["A"]) for one in adapters]
+        submission.require(isinstance(received, dict) and set(received) == {"A", "B"}, "concatenate",
+                           f'expected a dict of "A" and "B", received {describe(received)}', "keys")
+        A = submission.real_array("concatenate", received["A"], (sum(ranks), n_in), f"A of the ranks {ranks}")
+        B = submission.real_array("concatenate", received["B"], (n_out, sum(ranks)), f"B of the ranks {ranks}")
         with np.errstate(all="ignore"):
-            return {"B @ A": received["B"] @ received["A"]}
+            return {"B @ A": B @ A}
 
     def stacked(adapters, weights, of=scale, in_A=float, in_B=unscaled, turn=1):
         both = factors(adapters, weights, of)

@@ -104,6 +104,18 @@ class Submission:
         if not holds:
             raise Wrong(explained(f"{function}: {message}", self._exercise, mistake), function, mistake)
 
+    def real_array(self, function: str, received: Any, shape: tuple[int, ...], place: str) -> np.ndarray:
+        """What was received, if it is an array of this shape, of finite float64 or float32 numbers.
+
+        Raises:
+            Wrong: it is something else.
+        """
+        difference = compare(received, np.zeros(shape), place)
+        if difference is not None and difference.kind != "value":
+            raise Wrong(f"{function}, {difference}", function, difference.kind)
+        self.require(bool(np.isfinite(received).all()), function, f"{place} holds numbers that are not finite")
+        return received
+
     # ---- inside -----------------------------------------------------------------------------------------------------
 
     def _call(self, function: str, arguments: Sequence[Any]) -> Any:

@@ -123,7 +123,9 @@ def _array(description: Any, message: bytes, place: int) -> tuple[np.ndarray, in
     if end > len(message):
         raise WireError("an array that is longer than the message")
     array = np.ndarray(shape, DTYPES[name], message, place)
-    return (array.view(np.uint8) != 0 if name == "|b1" else array.copy()), end  # a byte 2 would be a third truth value
+    if name == "|b1":  # a byte 2 would be a third truth value
+        return np.asarray(array.view(np.uint8) != 0), end
+    return array.copy(), end
 
 
 def send(stream: IO[bytes], message: bytes) -> None:
