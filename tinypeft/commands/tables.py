@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 116
 
@@ -17,6 +18,8 @@ def print_table(header: list[str], rows: list[list[str]], left: int, markdown: b
         rules = [":--" if i == left else "--:" for i in range(len(header))]
         print("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows)) + "\n")
         return
+    from rich.table import Table
+
     table = Table(*header)
     for i, column in enumerate(table.columns):
         column.justify, column.no_wrap = "left" if i == left else "right", i not in broken
@@ -34,4 +37,6 @@ def print_text(text: str, markdown: bool) -> None:
 
 
 def _console(width: int | None = None) -> Console:
+    from rich.console import Console
+
     return Console(width=width or WIDTH, highlight=False, markup=False, emoji=False)

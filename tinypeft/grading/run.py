@@ -22,6 +22,8 @@ from tinypeft.grading.exercise import TOTAL, Exercise
 
 NOT_RUN = "not-run"  # the mistake of a test that was left out
 PATIENCE = 120.0  # seconds for a whole run, whose calls have limits of their own
+UNUSED = ("cacheprovider", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "pastebin", "setuponly",
+          "setupplan", "stepwise", "unittest")  # parts of pytest, which take time to load
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
         report = Path(folder) / "report.json"
         names = [f"{exercise.grader}::{test}" for test in tests] or [str(exercise.grader)]
         command = [sys.executable, "-I", "-B", "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", folder,
-                   "-p", "no:cacheprovider", "-p", "tinypeft.grading.plugin", "--import-mode=importlib",
-                   "--submission", str(file.absolute()), "--grading-seed", str(seed), "--grading-report", str(report), *names,
+                   *(f"-pno:{name}" for name in UNUSED), "-p", "tinypeft.grading.plugin", "--import-mode=importlib",
+                   "--assert=plain", "--submission", str(file.absolute()), "--grading-seed", str(seed),
+                   "--grading-report", str(report), *names,
                    *(["--confined"] if confined else []), *(["--holdout", str(holdout.absolute())] if holdout else [])]
         environment = {name: value for name, value in os.environ.items()
                        if not name.startswith(("PYTEST_", "PYTHON"))}
