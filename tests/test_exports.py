@@ -265,6 +265,17 @@ def test_without_a_sandbox_root_lets_it_run_as_somebody_else(tmp_path: Path, bui
     assert printed["settings"] == "PermissionError"
 
 
+def test_where_nobody_could_import_numpy_nothing_is_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else honest submissions would lose points to a folder that they may not enter."""
+    for name, value in {"as_nobody": True, "can_confine": "no bwrap"}.items():
+        monkeypatch.setattr(f"tinypeft.grading.exports.machine.{name}", lambda value=value: value)
+    (tmp_path / "closed" / "numpy").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o700)
+    monkeypatch.setattr("numpy.__file__", str(tmp_path / "closed" / "numpy" / "__init__.py"))
+    with pytest.raises(RuntimeError, match="every user has to be able to enter "):
+        grade_folder(LORA, tmp_path)
+
+
 def test_the_zip_has_its_programs_at_the_top(tmp_path: Path, built: None):
     path = run_gradescope("lora", tmp_path / "grader.zip")
     with zipfile.ZipFile(path) as archive:

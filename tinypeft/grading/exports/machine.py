@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from tinypeft.grading.archive import read_file
 from tinypeft.grading.collect import MOST_BYTES, in_folder
@@ -15,7 +18,14 @@ from tinypeft.grading.run import Report, grade_file, zero_report
 
 
 def grade_folder(exercise: Exercise, folder: Path) -> Report:
-    """Grade the exercise's file in a folder, confined where that is possible, with inputs that were never drawn before."""
+    """Grade the exercise's file in a folder, confined where that is possible, with inputs that were never drawn before.
+
+    Raises:
+        RuntimeError: tinypeft is installed where no submission could run.
+    """
+    if as_nobody() and can_confine() is not None and (closed := _closed()):
+        raise RuntimeError(f"every user has to be able to enter {closed}, or submissions could not import NumPy: install Python "
+                           "and tinypeft elsewhere, such as in /opt")
     try:
         content = _packed(folder, exercise) or in_folder(folder, exercise)[1]
     except (ValueError, OSError) as error:
@@ -32,6 +42,12 @@ def grade_content(exercise: Exercise, content: bytes, *, seed: int, confined: bo
             return grade_file(exercise, file, seed=seed, confined=confined)
         except RuntimeError as error:
             return zero_report(exercise, "not-graded", str(error)[:1000], seed=seed, confined=confined)
+
+
+def _closed() -> Path | None:
+    """A folder on the way to Python's files or to NumPy's that not every user may enter."""
+    ways = [path for file in (os.__file__, np.__file__) for path in Path(file).resolve().parents]
+    return next((path for path in reversed(ways) if path.stat().st_mode & 0o1 == 0), None)
 
 
 def _packed(folder: Path, exercise: Exercise) -> bytes | None:
