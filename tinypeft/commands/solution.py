@@ -40,7 +40,8 @@ LIBRARY = {
     "10_bitfit_norms_ia3": ["peft.bitfit:BitFitConfig", "peft.layernorm:LNTuningConfig", "peft.ia3:IA3Layer"],
     "11_optimization": ["peft.lora_plus:create_loraplus_optimizer", "peft.dora:DoraLayer"],
     "12_many_tasks": ["peft.combine:weighted_adapter", "peft.combine:combined", "peft.mixed_batch:mixed_batch"],
-    "13_planning": ["budget.memory:memory", "budget.fitting:Search.largest", "budget.choice:choose"],
+    "13_planning": ["budget.weights:parameter_bytes", "budget.memory:memory", "budget.fitting:Search.largest",
+                    "budget.choice:choose"],
 }
 
 
