@@ -30,9 +30,12 @@ def student_report(entry: Entry, exercise: Exercise) -> str:
         lines.append(f"| {spoken(test['name'])} | {test['points']} | {test['max']} | {mistake} | "
                      f"{exercise.mistakes.get(mistake, '')} |")
     lines.append("")
+    messages: dict[str, list[str]] = {}
     for test in entry["tests"]:
         if not test["passed"]:
-            lines += [f"## {spoken(test['name'])}", "", *fenced(test["message"]), ""]
+            messages.setdefault(test["message"], []).append(spoken(test["name"]))
+    for message, tests in messages.items():
+        lines += [f"## {', '.join(tests)}", "", *fenced(message), ""]
     if printed := entry["printed"].rstrip().splitlines()[-PRINTED:]:
         lines += ["## What your code printed", "", *fenced("\n".join(printed)), ""]
     return "\n".join([*lines, f"Graded by tinypeft {entry['version']}, {SANDBOX if entry['confined'] else NO_SANDBOX}.", ""])

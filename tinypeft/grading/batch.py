@@ -69,8 +69,9 @@ class Grading:
 
 
 def grader_hash(exercise: Exercise) -> str:
-    """Of what gives the points: the grader, and the list of its tests."""
-    return _hash(exercise.grader.read_bytes() + (exercise.folder / "exercise.toml").read_bytes())
+    """Of what gives the points: the grader, the list of its tests, and the release of tinypeft."""
+    parts = (exercise.grader.read_bytes(), (exercise.folder / "exercise.toml").read_bytes(), version("tinypeft").encode())
+    return _hash(b"\0".join(parts))
 
 
 def class_seed(marks: Path, exercise: Exercise, seed: int | None) -> int:
@@ -132,7 +133,7 @@ def grade_one(file: str, holdout: str, seed: int, settings: str) -> str:
         JSON with one of "report"; "trouble", of this submission; "unfit", of this machine.
     """
     wanted = json.loads(settings)
-    if wanted["elsewhere"] and (reason := unfit(settings, file)):
+    if wanted["elsewhere"] and (reason := unfit(settings, file, holdout)):
         return json.dumps({"unfit": reason})
     try:
         report = grade_file(find_exercise(wanted["exercise"]), Path(file), seed=seed, confined=wanted["confined"],
@@ -142,14 +143,15 @@ def grade_one(file: str, holdout: str, seed: int, settings: str) -> str:
     return json.dumps({"report": report.to_dict()})
 
 
-def unfit(settings: str, file: str) -> str:
+def unfit(settings: str, *files: str) -> str:
     """Why this machine cannot grade it as others do, or "". A mark must not depend on where it was given."""
     wanted = json.loads(settings)
     if wanted["confined"] and (missing := can_confine()):
         return missing
     if grader_hash(find_exercise(wanted["exercise"])) != wanted["grader"]:
         return f"it has another version of {wanted['exercise']}: install the same tinypeft everywhere"
-    return "" if Path(file).exists() else f"there is no {file}: it has to be in a folder that all machines share"
+    absent = [file for file in files if file and not Path(file).exists()]
+    return f"there is no {absent[0]}: it has to be in a folder that all machines share" if absent else ""
 
 
 # ---- many of them ---------------------------------------------------------------------------------------------------
