@@ -555,8 +555,25 @@ def test_plain_pytest_grades_the_file_beside_the_grader(tmp_path, half_right):
     done = pytest_in(tmp_path, "04_lora", "-p", "tinypeft.grading.plugin")
     assert "4 failed, 5 passed" in done.stdout, done.stdout + done.stderr
     assert "It looks as if the factor alpha / r is missing. See lesson 04_lora, section scaling." in done.stdout
+    assert "Advisory: this was your own pytest" in done.stdout
     assert "Traceback" not in done.stdout
     assert "submission.py\", line" not in done.stdout, "no lines of ours"
+
+
+def test_plain_pytest_in_a_learners_folder_takes_the_packaged_grader(tmp_path, half_right):
+    exercise = tmp_path / "exercises" / "04_lora"
+    exercise.mkdir(parents=True)
+    (exercise / LORA.file).write_text(half_right.read_text("utf-8"))
+    (tmp_path / "exercises" / "05_mine").mkdir()
+    (tmp_path / "exercises" / "05_mine" / "test_mine.py").write_text("def test_mine():\n    pass\n")
+    done = pytest_in(tmp_path, "exercises", "-p", "tinypeft.grading.plugin")
+    assert "4 failed, 6 passed" in done.stdout, done.stdout + done.stderr
+    assert "FAILED exercises/04_lora/lora.py::test_forward" in done.stdout
+    assert "It looks as if the factor alpha / r is missing." in done.stdout
+    assert "Advisory" in done.stdout
+    other = pytest_in(tmp_path, "exercises/05_mine", "-p", "tinypeft.grading.plugin")
+    assert "1 passed" in other.stdout
+    assert "Advisory" not in other.stdout
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["found", "found and asked for"])

@@ -1,12 +1,14 @@
 """The pytest plugin: the fixtures `submission` and `adapter`, and a report. Nothing is imported until a test asks for one.
 
-    pytest exercises/04_lora                       advisory: what you edit, graded with the seed of everybody
+    pytest exercises/04_lora                       advisory: what you edit, in your own pytest; where there is no grader
+                                                   beside it, as in a learner's folder, with the packaged one
     tinypeft test 04, tinypeft grade               the same tests in an interpreter of our own (run.py)
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ from tinypeft.grading import PUBLIC_SEED
 
 PRINTED = pytest.StashKey[str]()
 TOLD = "tinypeft"  # a property of a test: what it says if it passes
+EXERCISE = re.compile(r"\d\d_[a-z0-9_]+")  # the name of an exercise's folder
+LEARNERS = pytest.StashKey[Path]()  # of a grader that was collected elsewhere: the file that it grades
+FIXTURES = {"submission", "adapter"}
+ADVISORY = ("Advisory: this was your own pytest, with your settings and plugins, and with code of yours in reach of it. "
+            "`tinypeft test` grades in an interpreter of its own.")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +33,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--holdout", help="FILE with names, one a line, that are not shipped: the capstone is graded with them")
     group.addoption("--confined", action="store_true", help="run the submission in a sandbox")
     group.addoption("--grading-report", help="FILE.json to write to")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """In a learner's folder, where no grader is, the packaged one takes the place of the file that it grades."""
+    if not EXERCISE.fullmatch(file_path.parent.name):
+        return None
+    from tinypeft.grading.exercise import exercises_folder, read_exercise
+
+    packaged = exercises_folder() / file_path.parent.name
+    if not (packaged / "exercise.toml").is_file():
+        return None
+    exercise = read_exercise(packaged)
+    if file_path.name != exercise.file or file_path.with_name(exercise.grader.name).exists():
+        return None
+    grader: pytest.Module = pytest.Module.from_parent(parent, path=exercise.grader, name=file_path.name,
+                                                      nodeid=f"{parent.nodeid}/{file_path.name}")
+    grader.stash[LEARNERS] = file_path
+    return grader
+
+
+def _graded_file(request: pytest.FixtureRequest, name: str) -> Path:
+    """What --submission says; or the learner's file, for which the grader was collected; or the one beside the grader."""
+    module = request.node.getparent(pytest.Module)
+    return Path(request.config.getoption("--submission") or module.stash.get(LEARNERS, request.path.with_name(name)))
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +76,8 @@ def submission(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any
     from tinypeft.grading.process import Worker
     from tinypeft.grading.submission import Submission
 
-    exercise = read_exercise(request.path.parent)
-    option = request.config.getoption
-    file = Path(option("--submission") or exercise.folder / exercise.file)
+    exercise, option = read_exercise(request.path.parent), request.config.getoption
+    file = _graded_file(request, exercise.file)
     if file not in _workers:
         _workers[file] = Worker(file, confined=option("--confined"))
     return Submission(_workers[file], exercise, option("--grading-seed"), request.node.name)
@@ -59,9 +89,8 @@ def adapter(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any:
     from tinypeft.grading.capstone import Adapter, HandedIn, read_holdout
     from tinypeft.grading.exercise import read_exercise
 
-    exercise = read_exercise(request.path.parent)
-    option = request.config.getoption
-    file = Path(option("--submission") or exercise.folder / exercise.file)
+    exercise, option = read_exercise(request.path.parent), request.config.getoption
+    file = _graded_file(request, exercise.file)
     if file not in _workers:
         holdout = option("--holdout")
         _workers[file] = HandedIn(file, option("--confined"), read_holdout(Path(holdout)) if holdout else None)
@@ -80,6 +109,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
         if isinstance(error, Wrong):
             report.longrepr = report.told  # the message is all: no lines of ours
     report.mistake = getattr(error, "mistake", None) or ("error" if error else None)
+    report.graded = not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) and item.path.with_name("exercise.toml").exists()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what such a run is worth."""
+    reports = (report for several in terminalreporter.stats.values() for report in several)
+    if not config.getoption("--grading-report") and any(getattr(report, "graded", False) for report in reports):
+        terminalreporter.write_line(ADVISORY)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -24,8 +24,8 @@ def grade_folder(exercise: Exercise, folder: Path) -> Report:
         RuntimeError: tinypeft is installed where no submission could run.
     """
     if as_nobody() and can_confine() is not None and (closed := _closed()):
-        raise RuntimeError(f"every user has to be able to enter {closed}, or submissions could not import NumPy: install Python "
-                           "and tinypeft elsewhere, such as in /opt")
+        raise RuntimeError(f"every user has to be able to enter {closed}, or submissions could not import NumPy: install "
+                           "Python and tinypeft elsewhere, such as in /opt")
     try:
         content = _packed(folder, exercise) or in_folder(folder, exercise)[1]
     except (ValueError, OSError) as error:
