@@ -246,6 +246,15 @@ def test_other_differences_are_named_by_their_kind():
     assert asked(lambda x: str(x), [1.0]).mistake == "type"
 
 
+def test_what_is_nearly_right_is_told_so():
+    in_single = asked(lambda x: x.astype(np.float32).astype(np.float64), [HALF / 3])
+    assert (in_single.mistake, "float32" in str(in_single)) == ("precision", True)
+    assert asked(lambda x: {"a": [x + 1e-7]}, [1.0], lambda x: {"a": [x]}).mistake == "precision"
+    assert asked(lambda x: x + 1e-7 if x < 2 else x + 1, [1.0, 2.0]).mistake == "numeric"
+    assert asked(lambda x: x * (1 + 1e-7), [1.0], misconceptions=[
+        Misconception("lora.bound", "it is", lambda x: x * (1 + 1e-7))]).mistake == "lora.bound"
+
+
 def test_a_part_is_compared_alone():
     def gradients(x):
         return {"A": x, "B": 0 * x}

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.grading.compare import Difference, clean, compare, describe
+from tinypeft.grading.compare import clean, compare, describe
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import Failure, Worker
 from tinypeft.nn.module import generator
 
 MOST_LINES = 10  # of a message
+NEARLY = ("It is nearly right, but float64 is compared to ten digits: was something computed in float32, by finite "
+          "differences, or with a rounded number?")
+
+Answer = tuple[Sequence[Any], Any, Any]  # arguments of a case, what was received, what was expected
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Wrong(AssertionError):
 
     Attributes:
         function: which was called.
-        mistake: the id of the misconception, "numeric" for an unknown difference, or the kind of a Failure.
+        mistake: the id of the misconception, "numeric" for an unknown difference, "precision" for a small one, or the kind
+            of a Failure.
         received, expected: of the case that differs; None where nothing was compared.
     """
 
@@ -96,7 +101,8 @@ class Submission:
             answered.append((arguments, received, oracle(*_copies(arguments))))
         for arguments, received, expected in answered:
             if difference := compare(received, expected, "" if part is None else f"[{part!r}]"):
-                message, mistake = self._diagnosis(function, arguments, difference, _explanation(answered, misconceptions))
+                message, mistake = self._diagnosis(f"{function}({_told(arguments)}), {difference}.", difference.kind, answered,
+                                                   misconceptions)
                 raise Wrong(message, function, mistake, received, expected)
 
     def require(self, holds: bool, function: str, message: str, mistake: str = "numeric") -> None:
@@ -134,13 +140,14 @@ class Submission:
                      "length" if isinstance(part, int) else "keys")
         return received[part]
 
-    def _diagnosis(self, function: str, arguments: Sequence[Any], difference: Difference, found: Misconception | None
+    def _diagnosis(self, text: str, kind: str, answered: Sequence[Answer], misconceptions: Sequence[Misconception]
                    ) -> tuple[str, str]:
-        """The message, and the mistake's id."""
-        text = f"{function}({_told(arguments)}), {difference}."
-        if found is None:
-            return text, "numeric" if difference.kind == "value" else difference.kind
-        return explained(f"{text} It looks as if {found.says}.", self._exercise, found.id), found.id
+        """The message, which begins with this text, and the mistake's id."""
+        if found := _explanation(answered, misconceptions):
+            return explained(f"{text} It looks as if {found.says}.", self._exercise, found.id), found.id
+        if kind == "value" and all(compare(_in_single(received), expected) is None for _, received, expected in answered):
+            return f"{text} {NEARLY}", "precision"
+        return text, "numeric" if kind == "value" else kind
 
 
 def explained(message: str, exercise: Exercise, mistake: str) -> str:
@@ -149,8 +156,7 @@ def explained(message: str, exercise: Exercise, mistake: str) -> str:
     return f"{message}{'.' * (message[-1:] != '.')} See lesson {lesson}, section {section}." if section else message
 
 
-def _explanation(answered: Sequence[tuple[Sequence[Any], Any, Any]], misconceptions: Sequence[Misconception]
-                 ) -> Misconception | None:
+def _explanation(answered: Sequence[Answer], misconceptions: Sequence[Misconception]) -> Misconception | None:
     """The first misconception that gives what was received in every case, and not what was expected in all of them."""
     for one in misconceptions:
         try:
@@ -161,6 +167,18 @@ def _explanation(answered: Sequence[tuple[Sequence[Any], Any, Any]], misconcepti
         if explains and any(compare(wrong, expected) for (_, _, expected), wrong in zip(answered, given, strict=True)):
             return one
     return None
+
+
+def _in_single(value: Any) -> Any:
+    """A result with its float64 numbers in float32."""
+    if isinstance(value, dict):
+        return {key: _in_single(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_single(item) for item in value]
+    if isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype == np.float64):
+        with np.errstate(over="ignore"):
+            return np.asarray(value, np.float32)
+    return value
 
 
 def _copies(arguments: Sequence[Any]) -> list[Any]:
