@@ -19,6 +19,7 @@ import pytest
 
 from tinypeft.commands.export import run_classroom50, run_gradescope, run_nbgrader
 from tinypeft.commands.solution import solution_file
+from tinypeft.grading.archive import read_zip
 from tinypeft.grading.confine import can_confine
 from tinypeft.grading.exercise import all_exercises, find_exercise
 from tinypeft.grading.exports import nbgrader
@@ -190,6 +191,22 @@ def test_a_folder_around_the_file_is_no_matter_and_the_seed_is_new(tmp_path: Pat
     assert first.score == second.score == 0
     assert first.tests[0].mistake == "not-implemented"
     assert first.seed != second.seed
+
+
+def test_a_zip_that_was_unpacked_is_one_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As Gradescope does it with zips that are handed in."""
+    capstone, seen = find_exercise("14"), []
+
+    def looked_at(exercise: Any, file: Path, **_: Any) -> Any:
+        seen.append((file.name, read_zip(file, 10, 100)))
+        return zero_report(exercise, "seen", "")
+
+    monkeypatch.setattr("tinypeft.grading.exports.machine.grade_file", looked_at)
+    assert "adapter.zip" in grade_folder(capstone, tmp_path).tests[0].message
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text(name)
+    grade_folder(capstone, tmp_path)
+    assert seen == [("adapter.zip", {name: name.encode() for name in ("adapter_config.json", "adapter_model.safetensors")})]
 
 
 def test_who_ends_the_grader_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -432,4 +449,10 @@ def test_classroom50s_folder_is_not_overwritten(tmp_path: Path, built: None):
 def test_an_unknown_exercise(run: Any, tmp_path: Path):
     with pytest.raises(ValueError, match="no exercise 'lorra'; near: 04_lora"):
         run("lorra", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_capstone_is_for_no_notebook(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"handed in as adapter.zip, which no cell of a notebook can hold"):
+        run_nbgrader("14", tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -55,6 +55,8 @@ def _packed(folder: Path, exercise: Exercise) -> bytes | None:
     if not exercise.file.endswith(".zip") or list(folder.rglob(exercise.file)):
         return None
     files = {path.name: read_file(path, MOST_BYTES) for path in sorted(folder.iterdir())[:10] if not path.is_dir()}
+    if not files:
+        return None
     with tempfile.TemporaryDirectory(prefix="tinypeft-") as temporary:
         write_zip(Path(temporary, "packed.zip"), files)
         return Path(temporary, "packed.zip").read_bytes()
