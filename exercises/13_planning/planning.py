@@ -3,7 +3,7 @@
     memory = base + what is trained (weights, gradients, AdamW) + activations
 
 `shapes` are those of the matrices that are quantized and adapted, [out, in] each; `other` is the number of all other parameters
-(embeddings, norms), which are never quantized. Count all of it in bytes; 1 GB is of no use here.
+(embeddings, norms), which are never quantized. All memory is in bytes.
 Write each function in Python. `tinypeft test 13` says how far you are, `tinypeft hint 13` gives a hint.
 """
 

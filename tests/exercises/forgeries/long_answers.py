@@ -1,4 +1,4 @@
-# expect: type keys numeric ValueError
+# expect: type keys numeric
 # Answers that take long to print: whoever shows them in full fills the report.
 def merge(W, A, B, alpha):
     return ["x" * 10] * 5_000

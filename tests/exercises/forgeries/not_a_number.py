@@ -1,4 +1,4 @@
-# expect: numeric lora.bound
+# expect: numeric
 # NaN, which is neither smaller nor larger than any tolerance, and infinities.
 def lora_init(in_features, out_features, r, seed):
     return {"A": np.full((r, in_features), np.nan), "B": np.zeros((out_features, r))}
