@@ -1,7 +1,6 @@
-"""The capstone: honest adapters of three methods get all points, others fail exactly where they are wrong, and a zip that was made
-to do harm does none.
+"""The capstone: honest adapters get all points, others fail exactly where they are wrong, and zips made to do harm do none.
 
-Most of it uses one adapter that is trained for a moment; what needs trained ones, and so minutes, is marked slow.
+Most of it uses one adapter that is trained for a moment. What needs adapters that are trained, and so minutes, is marked slow.
 """
 
 from __future__ import annotations
@@ -9,16 +8,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import sys
+import shutil
 import tomllib
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tinypeft.commands.course import run_start, run_test
+from tinypeft.commands.course import run_hint, run_start, run_test
 from tinypeft.grading import capstone, evaluator
 from tinypeft.grading.bank import BANKS
 from tinypeft.grading.capstone import Adapter, HandedIn, read_holdout
@@ -28,18 +27,25 @@ from tinypeft.grading.exercise import find_exercise
 from tinypeft.grading.process import Failure, Limits
 from tinypeft.grading.run import grade_file
 from tinypeft.grading.submission import Wrong
-from tinypeft.training import surnames, us_surnames
+from tinypeft.training import Split, surnames
 
 EXERCISE = find_exercise("14")
 FOLDER = BANKS / EXERCISE.slug
 GRADER = DirectGrader(EXERCISE)
 EXPECTED = tomllib.loads((FOLDER / "bank.toml").read_text("utf-8"))
 POLISH = surnames("polish")
+ALL = list(EXERCISE.points)
+
+Judgement = dict[str, tuple[bool, str, str | None]]  # test -> whether it passes, what it says, which mistake it names
 
 
 @cache
 def bank() -> Any:
-    spec = importlib.util.spec_from_file_location("capstone_bank", FOLDER / "bank.py")
+    return module_of(FOLDER / "bank.py", "capstone_bank")
+
+
+def module_of(file: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -55,11 +61,9 @@ class Here:
             raise Failure("error", f"{type(error).__name__}: {error}") from error
 
 
-def judged(file: Path, holdout: list[str] | None = None, *, here: bool = True, confined: bool = False
-           ) -> dict[str, tuple[bool, str, str | None]]:
-    """Test -> whether it passes, what it says, and which mistake it names."""
-    found = {}
-    handed_in = HandedIn(file, confined, holdout)
+def judged(file: Path, holdout: list[str] | None = None, *, here: bool = True, confined: bool = False) -> Judgement:
+    """What each test says of a zip."""
+    found, handed_in = {}, HandedIn(file, confined, holdout)
     worker = handed_in._worker
     if here:
         handed_in._worker = Here()
@@ -76,28 +80,71 @@ def judged(file: Path, holdout: list[str] | None = None, *, here: bool = True, c
     return found
 
 
-def failed(found: dict[str, tuple[bool, str, str | None]]) -> list[str]:
+def failed(found: Judgement) -> list[str]:
     return [name for name, (passed, _, _) in found.items() if not passed]
+
+
+def mistakes(found: Judgement) -> set[str | None]:
+    return {mistake for passed, _, mistake in found.values() if not passed}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """The folder of an adapter that has seen Polish names for a moment: it has learned a little, and forgotten a little."""
-    return bank().trained(tmp_path_factory.mktemp("trained"), POLISH.train, 2e-2, 100)
+    """The folder of an adapter that has seen Polish names for a moment: it has learned them, and forgotten others."""
+    return bank().trained(tmp_path_factory.mktemp("trained"), POLISH.train, 2e-2, 60)
 
 
 @pytest.fixture
 def made(trained, tmp_path):
-    return lambda name: bank().make(name, trained, tmp_path)
+    """The zip of a wrong adapter."""
+    def make(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        return bank().make(name, trained, folder)
+
+    return make
+
+
+@pytest.fixture
+def few_names(monkeypatch):
+    """A third of the Polish ones, a tenth of the others: quicker, and clear cases are as clear."""
+    monkeypatch.setattr(capstone, "_names", lambda: Split(POLISH.train, POLISH.validation[::3], POLISH.test))
+    monkeypatch.setattr(capstone, "OLD_EVERY", 40)
 
 
 # ---- the bank -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_is_wrong_fails_where_it_is_wrong(name, made):
+def test_what_is_wrong_fails_where_it_is_wrong(name, made, few_names):
     found = judged(made(name))
     assert failed(found) == EXPECTED[name]["fails"], found
-    assert EXPECTED[name]["mistake"] in [mistake for _, _, mistake in found.values()], found
+    assert EXPECTED[name]["mistake"] in mistakes(found), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["LoRA", "bottleneck", "DoRA"])
+def test_honest_adapters_of_three_methods_get_all_points(name, tmp_path):
+    file = bank().honest(name, tmp_path)
+    assert failed(judged(file)) == []
+    assert failed(judged(file, POLISH.test)) == []  # names that they have not seen either
+
+
+@pytest.mark.slow
+def test_names_learned_by_heart_pass_until_there_are_others(tmp_path):
+    file = bank().by_heart(tmp_path)
+    assert failed(judged(file)) == []
+    found = judged(file, POLISH.test)
+    assert failed(found) == ["test_learned", "test_remembered", "test_target"]
+    assert mistakes(found) == {"capstone.by_heart"}
+
+
+@pytest.mark.slow
+def test_the_script_that_a_learner_begins_with_is_not_there_yet(tmp_path):
+    script = bank().script()
+    script.FILE = tmp_path / "adapter.zip"
+    script.main()
+    found = judged(script.FILE)
+    assert failed(found) == ["test_budget", "test_learned", "test_remembered", "test_target"]
 
 
 def test_the_bank_is_whole():
@@ -107,13 +154,272 @@ def test_the_bank_is_whole():
 
 
 def test_points_hints_and_sections_fit_together():
-    assert set(EXERCISE.points) == set(GRADER.tests)
+    assert set(ALL) == set(GRADER.tests)
     assert len(EXERCISE.hints) == 3
     assert all(EXERCISE.hints)
-    ids = set(re.findall(r'"(capstone\.\w+)"', EXERCISE.grader.read_text("utf-8")))
-    ids |= {f"capstone.{kind}" for kind in re.findall(r'_wrong\(.*?"(\w+)"\)', Path(capstone.__file__).read_text("utf-8"), re.S)}
+    ids = set(re.findall(r'"(capstone\.\w+)"', EXERCISE.grader.read_text("utf-8") + Path(capstone.__file__).read_text("utf-8")))
     assert ids == set(EXERCISE.mistakes)
     lessons = tomllib.loads((EXERCISE.folder.parents[1] / "lessons" / "outline.toml").read_text("utf-8"))["lessons"]
     sections = {f"{lesson['slug']}/{section['id']}" for lesson in lessons for section in lesson.get("sections", [])}
     assert set(EXERCISE.mistakes.values()) <= sections
     assert {"slug": "14_capstone", "exercise_only": True}.items() <= lessons[-1].items()
+
+
+def test_the_solution_is_the_script_with_other_choices():
+    """So that what a learner reads after a pass is what they have worked with."""
+    texts = [file.read_text("utf-8").partition("from __future__")[2] for file in (bank().SCRIPT, FOLDER / "reference.py")]
+    parts = [re.split(r"\n# ---- .*\n", text) for text in texts]
+    assert [len(part) for part in parts] == [3, 3]
+    assert parts[0][0] == parts[1][0]
+    assert parts[0][1] != parts[1][1]
+    assert parts[0][2] == parts[1][2]
+
+
+# ---- what is said ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("base", "bits", "asked"), [(3.9, 3.2, 3.24), (3.6, 3.04, 3.05)])
+def test_names_that_are_harder_may_take_more_and_easier_ones_as_many(base, bits, asked, monkeypatch, trained, tmp_path):
+    of = capstone.Bits
+    measured = capstone.Measured(of(base, bits), public=of(3.71, 3.0), old=of(3.14, 3.3), base_kept=True)
+    monkeypatch.setattr(HandedIn, "measured", lambda self: measured)
+    _, said, _ = judged(bank().packed(trained, tmp_path / "adapter.zip"), POLISH.test)["test_target"]
+    assert said == (f"Polish names that nobody has take {bits:.3f} bits per character (the base {base:.3f}). {asked:.3f} are "
+                    "asked for.")
+
+
+def test_names_that_are_known_by_heart_are_called_so(monkeypatch, trained, tmp_path):
+    """The numbers of such an adapter, without the minutes that it takes to train one."""
+    bits = capstone.Bits
+    measured = capstone.Measured(new=bits(3.65, 3.3), public=bits(3.71, 2.5), old=bits(3.14, 3.3), base_kept=True)
+    monkeypatch.setattr(HandedIn, "measured", lambda self: measured)
+    found = judged(bank().packed(trained, tmp_path / "adapter.zip"), POLISH.test)
+    assert failed(found) == ["test_learned", "test_remembered", "test_target"]
+    assert mistakes(found) == {"capstone.by_heart"}
+
+
+@pytest.mark.parametrize(("bits", "fails"), [
+    ((3.049, 3.39), []), ((3.051, 3.39), ["test_target"]), ((3.0, 3.395), ["test_remembered", "test_target"]),
+    ((3.151, 3.15), ["test_learned", "test_remembered", "test_target"])])
+def test_the_levels(bits, fails, monkeypatch, trained, tmp_path):
+    new, old = capstone.Bits(3.71, bits[0]), capstone.Bits(3.143, bits[1])
+    monkeypatch.setattr(HandedIn, "measured", lambda self: capstone.Measured(new, new, old, True))
+    assert failed(judged(bank().packed(trained, tmp_path / "adapter.zip"))) == fails
+
+
+# ---- hostile zips: in a process of their own, with and without a sandbox --------------------------------------------
+
+SANDBOX = pytest.param(True, marks=pytest.mark.skipif(can_confine() is not None, reason=str(can_confine())))
+ENDLESS = "(([a-z_.0-9]+)+)+!"  # takes longer than anybody waits to find out that a name does not match
+HOSTILE: dict[str, dict[str, Any]] = {
+    "huge rank": {"r": 10**12},
+    "huge projection": {"peft_type": "VERA", "r": 10**9, "save_projection": False},
+    "huge prompt": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 10**12},
+    "huge prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 10**10},
+    "huge subspace": {"peft_type": "SUBSPACE", "dimension": 10**12},
+    "a file elsewhere": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "prompt_tuning_init": "TEXT",
+                         "prompt_tuning_init_text": "x", "tokenizer_name_or_path": "/etc"},
+    "values of other kinds": {"r": "8", "lora_alpha": [], "target_modules": {"a": 1}, "bias": 3},
+    "no such option": {"use_dora": "yes", "megatron_config": {"x": 1}},
+}
+
+
+@pytest.mark.parametrize("confined", [False, SANDBOX])
+def test_a_config_that_was_made_to_do_harm_does_none(confined, trained, tmp_path):
+    """One process for all of them: it survives each."""
+    handed_in = HandedIn(bank().packed(trained, tmp_path / "adapter.zip"), confined)
+    try:
+        for name, values in HOSTILE.items():
+            folder = shutil.copytree(trained, tmp_path / name)
+            bank().says(folder, **values)
+            handed_in.file = bank().packed(folder, tmp_path / f"{name}.zip")
+            with pytest.raises(Wrong) as caught:
+                handed_in._ask("measure", *handed_in._files(), capstone.BASE, {"few": POLISH.test[:3]})
+            assert caught.value.mistake == "capstone.unfit", (name, caught.value)
+        assert handed_in._worker.process.poll() is None
+    finally:
+        handed_in.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confined", [False, SANDBOX])
+@pytest.mark.parametrize("values", [{"target_modules": ENDLESS}, {"rank_pattern": {ENDLESS: 1}}])
+def test_an_endless_expression_ends(values, confined, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(capstone, "LIMITS", Limits(call=10.0, total=15.0))
+    folder = shutil.copytree(trained, tmp_path / "adapter")
+    bank().says(folder, **values)
+    found = judged(bank().packed(folder, tmp_path / "adapter.zip"), here=False, confined=confined)
+    assert failed(found) == ["test_files", "test_learned", "test_remembered", "test_target"]
+    assert mistakes(found) == {"timeout"}
+
+
+def written(file: Path, weights: bytes, config: bytes = b'{"peft_type": "LORA"}') -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("adapter_config.json", config)
+        archive.writestr("adapter_model.safetensors", weights)
+    return file
+
+
+def headed(header: Any, length: int | None = None, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+FLOAT = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+BAD_WEIGHTS = {
+    "nothing": b"",
+    "length of 2**63": headed({}, 2**63),
+    "no header": b"\x10" + b"\0" * 7 + b"not JSON at all!",
+    "outside of the file": headed({"a": FLOAT | {"data_offsets": [0, 2**40]}}),
+    "one over another": headed({"a": FLOAT, "b": FLOAT}, data=bytes(16)),
+    "shape of another size": headed({"a": FLOAT | {"shape": [2**31, 2**31]}}, data=bytes(16)),
+    "negative": headed({"a": FLOAT | {"shape": [-2, -2]}}, data=bytes(16)),
+    "numbers of 8 bits": headed({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, data=bytes(4)),
+    "deep": headed({"a": {}}).replace(b"{}", b"[" * 100_000),
+}
+BAD_CONFIGS = {"no JSON": b"{", "no text": b"\xff\xfe", "a list": b"[]", "deep": b"[" * 100_000, "nothing": b"",
+               "no method": b"{}", "unknown": b'{"peft_type": ["LORA"]}', "infinite": b'{"peft_type": "LORA", "r": Infinity}'}
+
+
+@pytest.mark.parametrize("name", BAD_WEIGHTS)
+def test_weights_that_are_none_are_refused(name, tmp_path):
+    found = judged(written(tmp_path / "adapter.zip", BAD_WEIGHTS[name]))
+    assert failed(found) == ALL
+    assert mistakes(found) == {"capstone.unfit"}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_configs_that_are_none_are_refused(name, trained, tmp_path, few_names):
+    weights = (trained / "adapter_model.safetensors").read_bytes()
+    found = judged(written(tmp_path / "adapter.zip", weights, BAD_CONFIGS[name]))
+    assert {"test_files", "test_learned", "test_target"} <= set(failed(found))
+    assert "capstone.unfit" in mistakes(found)
+
+
+def test_ten_thousand_tensors_of_nothing_cost_little(tmp_path):
+    empty = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(10_000)}
+    found = judged(written(tmp_path / "adapter.zip", headed(empty)))
+    assert "test_budget" in failed(found)
+    assert all(len(said) < 2000 for _, said, _ in found.values())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_real_numbers_of_any_size_are_fine(dtype, trained, tmp_path, few_names):
+    folder = shutil.copytree(trained, tmp_path / "adapter")
+    bank().holds(folder, lambda tensors: {name: array.astype(dtype) for name, array in tensors.items()})
+    assert failed(judged(bank().packed(folder, tmp_path / "adapter.zip"))) == EXPECTED["forgets"]["fails"]
+
+
+def test_what_an_adapter_says_of_its_base_is_not_followed(trained, tmp_path, monkeypatch, few_names):
+    opened = []
+    real = evaluator.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(evaluator.AutoModelForCausalLM, "from_pretrained", lambda name: opened.append(name) or real(name))
+    folder = shutil.copytree(trained, tmp_path / "adapter")
+    bank().says(folder, base_model_name_or_path="/etc")
+    assert "/etc" in judged(bank().packed(folder, tmp_path / "adapter.zip"))["test_base"][1]
+    assert set(opened) == {"tinypeft/surnames"}
+
+
+def test_a_base_that_is_left_changed_is_found(trained, tmp_path, monkeypatch, few_names):
+    """No adapter can do it; that would be an error of the library."""
+    monkeypatch.setattr(evaluator.PeftModel, "unload", lambda self: next(iter(self.parameters())).data.__iadd__(1))
+    found = judged(bank().packed(trained, tmp_path / "adapter.zip"))
+    assert found["test_files"][2] == "capstone.base_changed"
+
+
+@pytest.mark.parametrize("confined", [False, SANDBOX])
+def test_a_process_of_its_own_measures_the_same(confined, trained, tmp_path, few_names):
+    file = bank().packed(trained, tmp_path / "adapter.zip")
+    assert judged(file, here=False, confined=confined) == judged(file)
+
+
+def test_what_is_no_file_at_all_is_said(tmp_path):
+    found = judged(tmp_path / "adapter.zip")
+    assert failed(found) == ALL
+    assert "capstone.py writes it" in found["test_files"][1]
+    (tmp_path / "link.zip").symlink_to("/etc/passwd")
+    assert mistakes(judged(tmp_path / "link.zip")) == {"capstone.files"}
+
+
+# ---- names that are not shipped -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def names(tmp_path):
+    def write(lines: list[str]) -> Path:
+        file = tmp_path / "names.txt"
+        file.write_text("\n".join(lines), "utf-8")
+        return file
+
+    return write
+
+
+def test_names_are_read_one_a_line(names):
+    assert read_holdout(names(["", *POLISH.test, "  "])) == POLISH.test
+
+
+@pytest.mark.parametrize(("lines", "reason"), [
+    (POLISH.test[:50], "50 names; at least 100"), ([], "0 names"),
+    ([*POLISH.test, "łączyński"], r"line 310: 'łączyński' is no name .* \(perhaps Laczynski\)"),
+    ([*POLISH.test, "O'Brien"], r"line 310: \"O'Brien\" is no name of 2 to 20 letters"),
+    ([*POLISH.test, "X" * 500], "line 310: 'X{40}' is no name"),
+    ([*POLISH.test, POLISH.test[0]], f"line 310: {POLISH.test[0]} stands in line 1 already"),
+    ([*POLISH.test, POLISH.validation[0]], f"{POLISH.validation[0]} is one of the polish surnames that come with tinypeft"),
+    ([*POLISH.test, POLISH.train[0]], "nobody could have trained on")])
+def test_names_that_cannot_be_used_are_refused(lines, reason, names):
+    with pytest.raises(ValueError, match=reason):
+        read_holdout(names(lines))
+
+
+def test_a_holdout_goes_through_to_the_report(names, trained, tmp_path):
+    report = grade_file(EXERCISE, bank().packed(trained, tmp_path / "adapter.zip"), holdout=names(POLISH.test))
+    assert "Polish names that nobody has take" in report.tests[4].message
+    assert "(the base 3.633)" in report.tests[4].message
+    with pytest.raises(ValueError, match="04_lora takes none"):
+        grade_file(find_exercise("04"), find_exercise("04").folder / "lora.py", holdout=names(POLISH.test))
+    with pytest.raises(ValueError, match="at least 100"):
+        grade_file(EXERCISE, tmp_path / "adapter.zip", holdout=names([]))
+
+
+# ---- the learner's commands -----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def course(tmp_path, monkeypatch) -> Path:
+    folder = run_start(tmp_path / "course").root
+    monkeypatch.chdir(folder)
+    return folder / "exercises" / EXERCISE.slug
+
+
+def test_a_learner_gets_the_script_and_makes_the_zip(course, trained, capsys):
+    assert [file.name for file in course.iterdir()] == ["capstone.py"]
+    with pytest.raises(FileNotFoundError, match=r"adapter.zip to grade: capstone.py, which is beside it, makes it"):
+        run_test("14")
+    script = module_of(course / "capstone.py", "learners_capstone")
+    script.ARGUMENTS.max_steps, script.ARGUMENTS.warmup_steps = 2, 0
+    script.main()
+    assert sorted(file.name for file in course.iterdir()) == ["adapter.zip", "capstone.py"]
+    bank().packed(trained, script.FILE)
+    capsys.readouterr()
+    (report,) = run_test()  # all that was begun
+    printed = capsys.readouterr().out
+    assert "45 of 100 points" in printed
+    assert re.search(r"budget +10 of 10  LORA, 6,912 of at most 10,000 numbers", printed)
+    rows = {test.name: test for test in report.tests}
+    assert re.fullmatch(r"Polish names take [\d.]{5} bits per character \(the base 3\.710\)\. 3\.150 are asked for\.",
+                        rows["test_learned"].message)
+    assert re.match(r"US names take [\d.]{5} bits per character \(the base 3\.143\): \+0\.\d{3}, where at most \+0\.25 is ",
+                    rows["test_remembered"].message)
+    assert rows["test_remembered"].message.endswith(" See lesson 04_lora, section errors.")
+    assert rows["test_remembered"].mistake == rows["test_target"].mistake == "capstone.forgets"
+    assert report.printed == ""
+    run_hint("14")
+    assert "Hint 1 of 3" in capsys.readouterr().out
+
+
+def test_the_script_leaves_no_half_a_zip(course, monkeypatch):
+    script = module_of(course / "capstone.py", "learners_capstone")
+    script.FILE.write_bytes(b"what was there")
+    model = bank().get_peft_model(bank().AutoModelForCausalLM.from_pretrained("tinypeft/surnames"), bank().SMALL)
+    monkeypatch.setattr(zipfile.ZipFile, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        script.hand_in(model, script.FILE)
+    assert script.FILE.read_bytes() == b"what was there"
+    assert len(list(course.iterdir())) == 2

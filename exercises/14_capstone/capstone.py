@@ -2,13 +2,19 @@
 
 The base is "tinypeft/surnames", 415,232 parameters that know US surnames and hardly any other. What is asked of your adapter:
 
-    at most 10,000 numbers, all tensors together      5 MB would be far too many
-    at most 3.00 bits per character of Polish names   the base needs 3.71; with 3.20 a part of the points is yours
-    at most 0.20 more bits per character of US names  while the adapter is plugged in: the base needs 3.14
+    at most 10,000 numbers, all tensors together      2.4% of the base's
+    at most 3.05 bits per character of Polish names   the base needs 3.71; with 3.15 a part of the points is yours
+    at most 0.25 more bits per character of US names  while the adapter is plugged in: the base needs 3.14
 
-`python capstone.py` trains an adapter and writes adapter.zip beside this file; `tinypeft test 14` judges that zip, in which there
-is no code of yours: adapter_config.json and adapter_model.safetensors, as `save_pretrained` writes them. So train in any way
-that you like, with any method of the library; this script, as it is, is a beginning that reaches none of the three.
+`python capstone.py` trains an adapter and writes adapter.zip beside this file; `tinypeft test 14` judges that zip. It holds
+adapter_config.json and adapter_model.safetensors, as `save_pretrained` writes them, and no code of yours. So train in any way
+that you like, with any method of the library. As it is, this script reaches none of the three:
+
+    300 steps of 32 Polish names            numbers   bits of Polish names   of US names
+    the base                                      0                  3.710         3.143
+    this script                              10,752                  3.204         3.537
+    ... at ten times the learning rate       10,752                  2.981         3.995
+    full fine-tuning at 2e-3                415,232                  2.760         4.378
 
 Names of the validation split say whether you are there. Do not train on them: your teacher has others.
 """

@@ -105,14 +105,14 @@ class HandedIn:
         try:
             files = read_zip(self.file, len(FILES), MOST_BYTES)
         except FileNotFoundError:
-            raise _wrong("there is no adapter.zip: capstone.py writes it", "files") from None
+            raise _wrong("there is no adapter.zip: capstone.py writes it", "capstone.files") from None
         except TooLarge as error:
-            raise _wrong(f"{error}: an adapter is small", "too_large") from None
+            raise _wrong(f"{error}: an adapter is small", "capstone.too_large") from None
         except ValueError as error:
-            raise _wrong(str(error), "files") from None
+            raise _wrong(str(error), "capstone.files") from None
         if files.keys() != FILES:
             raise _wrong(f"the zip holds {', '.join(sorted(files)) or 'nothing'}; expected {' and '.join(sorted(FILES))}, as "
-                         "save_pretrained writes them, in no folder", "files")
+                         "save_pretrained writes them, in no folder", "capstone.files")
         return [np.frombuffer(files[name], np.uint8) for name in (CONFIG_NAME, WEIGHTS_NAME)]
 
     def _measure(self) -> Measured:
@@ -129,7 +129,7 @@ class HandedIn:
             kind = "capstone.unfit" if failure.kind == "error" else failure.kind
             raise Wrong(f"it could not be evaluated: {failure}", "adapter.zip", kind) from None
         if "refused" in found:
-            raise _wrong(found["refused"], "unfit")
+            raise _wrong(found["refused"], "capstone.unfit")
         return found
 
 
@@ -212,7 +212,7 @@ def _trained_on() -> frozenset[str]:
 
 
 def _wrong(message: str, mistake: str) -> Wrong:
-    return Wrong(message, "adapter.zip", f"capstone.{mistake}")
+    return Wrong(message, "adapter.zip", mistake)
 
 
 __all__ = ["BASE", "COUNTRY", "FILES", "MOST_BYTES", "Adapter", "Bits", "HandedIn", "Measured", "read_holdout"]

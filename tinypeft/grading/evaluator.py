@@ -60,22 +60,22 @@ def measure(config: np.ndarray, weights: np.ndarray, base: str, names: dict[str,
 
     Returns:
         "before" and "after", dicts label -> bits per character; "base_kept", whether the base is the same as before once the
-        adapter is switched off; or "refused".
+        adapter is taken out; or "refused".
     """
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-    kept = {name: array.copy() for name, array in model.state_dict().items()}
-    before = {label: bits_per_character(model, some, tokenizer) for label, some in names.items()}
+    untouched, model = (AutoModelForCausalLM.from_pretrained(base) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(base)
     with _written(config, weights) as folder, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of another base: `describe` has said it
         try:
             adapted = PeftModel.from_pretrained(model, folder)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # a config may hold anything
             return {"refused": _told(error, folder)}
-        after = {label: bits_per_character(adapted, some, tokenizer) for label, some in names.items()}
+        before, after = ({label: bits_per_character(one, some, tokenizer) for label, some in names.items()}
+                         for one in (untouched, adapted))
     adapted.unload()
-    state = model.state_dict()
+    left, whole = model.state_dict(), untouched.state_dict()
     return {"before": before, "after": after,
-            "base_kept": state.keys() == kept.keys() and all(np.array_equal(state[name], kept[name]) for name in kept)}
+            "base_kept": left.keys() == whole.keys() and all(np.array_equal(left[name], whole[name]) for name in whole)}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Adapters for the capstone: honest ones, of three methods, and those of bank.toml, made from one that was trained for a moment.
+"""Adapters for the capstone: honest ones, of three methods, and those of bank.toml, made from one that was hardly trained.
 
-    make(name, trained, folder)     the zip of an adapter of bank.toml
-    by_heart(folder)                one that was trained on the names that it is judged by
+    honest(name, folder)            the zip of one of HONEST: a minute or more
+    by_heart(folder)                of one that was trained on the names that it is judged by
+    make(name, adapter, folder)     of one of bank.toml
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft import AutoModelForCausalLM, LlamaConfig, LoraConfig, PeftConfig, get_peft_model
+from tinypeft import AutoModelForCausalLM, BottleneckConfig, LlamaConfig, LoraConfig, PeftConfig, get_peft_model
 from tinypeft.files import read_json, read_safetensors, write_json, write_safetensors
 from tinypeft.training import TrainingArguments
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[2] / "exercises" / "14_capstone" / "capstone.py"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
 SMALL = LoraConfig(r=1, lora_alpha=2, target_modules="all-linear")
 
 
@@ -54,6 +56,34 @@ def packed(folder: Path, file: Path, *more: tuple[str, bytes]) -> Path:
         for name, content in more:
             archive.writestr(name, content)
     return file
+
+
+# ---- what takes a minute to train -----------------------------------------------------------------------------------
+
+# Method -> its config, the learning rate, the number of steps, and of which US names: every so manieth. For LoRA: reference.py.
+HONEST: dict[str, tuple[PeftConfig, float, int, int]] = {
+    "bottleneck": (BottleneckConfig(style="pfeiffer", reduction_factor=8), 2e-2, 1200, 55),
+    "DoRA": (LoraConfig(r=1, lora_alpha=2, target_modules=FEED_FORWARD, use_dora=True), 1e-2, 1000, 44),
+}
+
+
+def honest(name: str, folder: Path) -> Path:
+    """The zip of an adapter that gets all points."""
+    solution = script(HERE / "reference.py")
+    if name == "LoRA":
+        solution.FILE = folder / "adapter.zip"
+        solution.main()
+        return folder / "adapter.zip"
+    config, rate, steps, every = HONEST[name]
+    names = solution.POLISH.train + solution.US.train[::every]
+    return packed(trained(folder, names, rate, steps, config), folder / "adapter.zip")
+
+
+def by_heart(folder: Path) -> Path:
+    """Trained on the names of the validation split, again and again, and on many US ones."""
+    solution = script()
+    names = 6 * solution.POLISH.validation + solution.US.train[::44]
+    return packed(trained(folder, names, 1e-2, 600), folder / "adapter.zip")
 
 
 # ---- changes of an adapter's folder ---------------------------------------------------------------------------------
@@ -110,7 +140,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "too_large": lambda folder: holds(folder, lambda tensors: tensors | {"zeros": np.zeros(1_300_000, np.float32)}),
     "other_shapes": other_shapes,
     "other_weights": lambda folder: says(folder, base_model_name_or_path="my-own/surnames"),
-    "whole_numbers": lambda folder: holds(folder, lambda tensors: {name: array.astype(np.int8) for name, array in tensors.items()}),
+    "whole_numbers": lambda folder: holds(folder, lambda tensors: {name: x.astype(np.int8) for name, x in tensors.items()}),
     "of_the_base": lambda folder: holds(folder, lambda tensors: tensors | {
         "base_model.model.model.embed_tokens.weight": np.zeros((55, 96), np.float32)}),
     "unknown_method": lambda folder: says(folder, peft_type="XLORA", auto_mapping={"base_model_class": "os.system"}),
