@@ -17,14 +17,18 @@ from typing import Any
 
 import pytest
 
-from tinypeft.commands.course import run_hint, run_start, run_test
+from tinypeft.commands.course import run_hint, run_reset, run_start, run_test
+from tinypeft.commands.course_check import run_course_check
+from tinypeft.commands.solution import run_solution
 from tinypeft.grading import capstone, evaluator
 from tinypeft.grading.bank import BANKS
 from tinypeft.grading.capstone import Adapter, HandedIn, read_holdout
 from tinypeft.grading.confine import can_confine
+from tinypeft.grading.differences import differing_arrays
 from tinypeft.grading.direct import DirectGrader
 from tinypeft.grading.exercise import find_exercise
 from tinypeft.grading.process import Failure, Limits
+from tinypeft.grading.progress import Course, Progress
 from tinypeft.grading.run import grade_file
 from tinypeft.grading.submission import Wrong
 from tinypeft.training import Split, surnames
@@ -423,3 +427,22 @@ def test_the_script_leaves_no_half_a_zip(course, monkeypatch):
         script.hand_in(model, script.FILE)
     assert script.FILE.read_bytes() == b"what was there"
     assert len(list(course.iterdir())) == 2
+
+
+def test_the_script_is_reset_and_the_solution_shown(course, capsys):
+    script = course / "capstone.py"
+    script.write_text("# mine")
+    assert run_reset("14") == course / "capstone.py.1.bak"
+    assert script.read_bytes() == bank().SCRIPT.read_bytes()
+    Course(course.parents[1]).remember(EXERCISE, Progress(runs=1, best=100))
+    capsys.readouterr()
+    run_solution("14")
+    printed = capsys.readouterr().out
+    assert "POLISH.train + US.train" in printed
+    assert "In the library: tinypeft/training/loop.py, train" in printed
+
+
+def test_what_has_no_functions_has_no_arrays_to_draw_and_no_mutants(tmp_path):
+    assert differing_arrays(EXERCISE, tmp_path / "adapter.zip", ALL, 0) == {}
+    with pytest.raises(ValueError, match="has no functions, but adapters"):
+        run_course_check(["14"], seeds=1, mutants=False, output_format="table")

@@ -286,12 +286,10 @@ def run_reset(name: str, *, place: Path | None = None) -> Path | None:
         Where the learner's file is kept; None if there was none, or it was the stub.
     """
     course, exercise = needed_course(name, place)
-    file, stub = course.file(exercise), exercise.folder / exercise.file
-    if not stub.is_file():
-        raise ValueError(f"exercise {exercise.slug} has no file to begin with: you make its {exercise.file} yourself")
+    file, stub = course.file(exercise).with_name(exercise.edited), exercise.folder / exercise.edited
     kept = None
     if file.is_file():
-        if not begun(course, exercise):
+        if file.read_bytes() == stub.read_bytes():
             print(f"{_near(file)} is as it was at the beginning: nothing to reset.")
             return None
         kept = next(path for i in range(1, 10**6) if not (path := file.with_name(f"{file.name}.{i}.bak")).exists())
@@ -299,7 +297,7 @@ def run_reset(name: str, *, place: Path | None = None) -> Path | None:
             shutil.copyfile(file, temporary)
     with replace_file(file) as temporary:
         shutil.copyfile(stub, temporary)
-    print(f"{_near(file)} is the stub again; " + (f"yours is kept in {_near(kept)}. " if kept else "")
+    print(f"{_near(file)} is as it was at the beginning; " + (f"yours is kept in {_near(kept)}. " if kept else "")
           + "Points and hints stay as they were.")
     return kept
 

@@ -24,7 +24,7 @@ def run_course_check(names: Sequence[str], *, seeds: int, mutants: bool, output_
         seeds: 0, 1, ..., so many.
 
     Raises:
-        ValueError: an unknown exercise or format, or no seed.
+        ValueError: an unknown exercise or format, the capstone, or no seed.
         FileNotFoundError: not in a clone, or an exercise has no bank.
     """
     from tqdm import tqdm
@@ -37,6 +37,9 @@ def run_course_check(names: Sequence[str], *, seeds: int, mutants: bool, output_
         raise FileNotFoundError("course-check needs the solutions that graders are tested with, which are not installed with "
                                 f"tinypeft. Run it in a clone of its repository (looked for {BANKS})")
     chosen = [find_exercise(name) for name in names] or [one for slug, one in all_exercises().items() if slug != CAPSTONE]
+    if any(exercise.slug == CAPSTONE for exercise in chosen):
+        raise ValueError(f"{CAPSTONE} has no functions, but adapters: `pytest -m slow tests/test_capstone.py` trains some, and "
+                         "grades its grader with them")
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of graders that ask what a mutant's mistake would give

@@ -42,6 +42,8 @@ LIBRARY = {
     "12_many_tasks": ["peft.combine:weighted_adapter", "peft.combine:combined", "peft.mixed_batch:mixed_batch"],
     "13_planning": ["budget.weights:parameter_bytes", "budget.memory:memory", "budget.fitting:Search.largest",
                     "budget.choice:choose"],
+    "14_capstone": ["peft.model:get_peft_model", "peft.targets:inject", "training.loop:train", "peft.storage:save",
+                    "peft.storage:put_in"],
 }
 
 

@@ -20,7 +20,7 @@ class Exercise:
     Attributes:
         slug: its folder's name, such as "04_lora".
         title: in words.
-        file: what the learner edits.
+        file: what is handed in; the learner edits it, or what makes it.
         points: test -> points; they add up to 100.
         hints: three, each saying more.
         mistakes: id of a misconception -> "lesson/section" where it is taught.
@@ -36,6 +36,11 @@ class Exercise:
     mistakes: dict[str, str]
     folder: Path
     made_by: str | None = None
+
+    @property
+    def edited(self) -> str:
+        """What a learner begins with."""
+        return self.made_by or self.file
 
     @property
     def grader(self) -> Path:
