@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -261,15 +263,22 @@ print("settings", tried(lambda: open(f"/proc/{os.getppid()}/environ").read()))
 """
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, as those of pytest's are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @posix
-def test_without_a_sandbox_root_lets_it_run_as_somebody_else(tmp_path: Path, built: None):
-    tmp_path.chmod(0o755)
-    python = python_for_everybody(tmp_path / "python")
-    autograder = Autograder(tmp_path, python)
+def test_without_a_sandbox_root_lets_it_run_as_somebody_else(open_folder: Path, built: None):
+    python = python_for_everybody(open_folder / "python")
+    autograder, programs = Autograder(open_folder, python), open_folder / "bin"
+    programs.mkdir()
     for name in ("env", "bash", "mkdir", "chmod"):  # and no bwrap
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
-    found = autograder.run(REFERENCE + LOOKING_AROUND.replace("@ROOT@", str(autograder.root)), PATH=str(tmp_path / "bin"))
+        (programs / name).symlink_to(str(shutil.which(name)))
+    found = autograder.run(REFERENCE + LOOKING_AROUND.replace("@ROOT@", str(autograder.root)), PATH=str(programs))
     assert found["score"] == 100
     assert found["extra_data"]["confined"] is False
     assert "Run without a sandbox" in found["output"]
