@@ -80,7 +80,7 @@ FORMS: dict[str, tuple[dict[str, bytes | None], str]] = {
     "name in capitals": ({"anna/Lora.py": CODE}, "anna: Lora.py"),
     "only program": ({"anna/lora-1.py": CODE, "anna/readme.md": b"see lora-1"}, "anna: lora-1.py"),
     "zip": ({"anna.zip": packed({"lora.py": CODE})}, "anna.zip: lora.py"),
-    "zip, deeper": ({"anna.ZIP": packed({"a/b/lora.py": CODE, "__MACOSX/a/b/._lora.py": b"\0", "a/.lora.py": b"1"})},
+    "zip, deeper": ({"anna.ZIP": packed({"a/b/lora.py": CODE, "__MACOSX/a/lora.py": b"\0", ".old/lora.py": b"1"})},
                     "anna.ZIP: a/b/lora.py"),
     "zip in a folder": ({"anna/handed in.zip": packed({"x/lora.py": CODE})}, "anna: handed in.zip: x/lora.py"),
     "notebook": ({"anna.ipynb": notebook("import numpy", writes())}, "anna.ipynb"),
