@@ -144,7 +144,7 @@ def count(model: Any, method: Any) -> int:
     return get_peft_model(model, method).get_nb_trainable_parameters()[0]
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "vera", "houlsby", "norms", "head too"])
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "vera", "houlsby", "prompt", "norms", "head too"])
 @pytest.mark.parametrize("quantization", [None, NF4, INT8])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_a_straight_line_through_small_models_gives_the_large_one(name, quantization, checkpointing):

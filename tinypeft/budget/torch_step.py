@@ -23,9 +23,8 @@ from tinypeft.budget.torch_model import HALF, Call, hidden_states, run
 from tinypeft.budget.weights import adapt, bare_model
 from tinypeft.nn import CausalLM, GPT2LMHeadModel, LlamaForCausalLM
 from tinypeft.peft import PeftConfig, PeftModel
-from tinypeft.peft.prefix import PrefixEncoder
+from tinypeft.peft.prefix import PrefixEncoder, PrefixTuningConfig
 from tinypeft.peft.prompt import PromptEncoder
-from tinypeft.peft.soft_prompts import PromptLearningConfig
 from tinypeft.quant import BitsAndBytesConfig
 
 Phase = tuple[str, dict[str, int]]  # its name, and kind -> bytes at its peak
@@ -80,7 +79,7 @@ def training_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Phase
     for parameter in trained:
         if parameter.grad is not None:
             parameter.grad.block.entry.kind = "gradients"
-    return [(name, ledger.at(time)) for name, time in watch.peaks]
+    return watch.phases()
 
 
 def kept_activations(model: CausalLM | PeftModel, setting: Setting) -> list[Phase]:
@@ -112,7 +111,7 @@ def generation_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Pha
         watch.end("generation")
     for kept in cache:
         kept.data.block.entry.kind = "key-value cache"
-    return [(name, ledger.at(time)) for name, time in watch.peaks]
+    return watch.phases()
 
 
 def _prepared(model: CausalLM | PeftModel, setting: Setting) -> tuple[Ledger, Any]:
@@ -148,6 +147,11 @@ class _Phases:
     def end(self, name: str) -> None:
         self.peaks.append((name, self.ledger.peak_time))
         self.ledger.forget_peak()
+
+    def phases(self) -> list[Phase]:
+        """The phases with their bytes, once all that has been allocated has its kind."""
+        names, times = zip(*self.peaks, strict=True)
+        return list(zip(names, self.ledger.at(times), strict=True))
 
     def __call__(self, moment: str, phase: str, name: str, arrays: tuple[Any, ...]) -> None:
         before = moment == "before"
@@ -201,9 +205,9 @@ def phases_of(base: CausalLM, method: PeftConfig | None, quantization: BitsAndBy
 
 def _alike(method: PeftConfig | None) -> bool:
     """Whether every block has the same adapters, whatever the number of blocks: not if the config names blocks by number, nor
-    with a soft prompt in which one tensor serves all.
+    with a prefix, where one tensor serves all.
     """
-    if isinstance(method, PromptLearningConfig):
+    if isinstance(method, PrefixTuningConfig):
         return False
     named = [value for key, value in vars(method).items() if key.startswith(("target", "exclude", "modules_to_save", "layers"))
              or key.endswith("_pattern")] if method is not None else []
