@@ -184,7 +184,7 @@ def test_tinypeft_grade_finds_the_same_files(course: Class, trusted: Any, tmp_pa
 
 
 @no_sandbox
-def test_a_cell_of_the_instructors_gives_no_points_unrun(trusted: Any):
+def test_a_cell_of_the_instructors_gives_no_points_unrun():
     from tinypeft.grading.exports.nbgrader_preprocessor import GradeSubmission
 
     notebook = nbformat.reads(_with_another_test(), as_version=4)
