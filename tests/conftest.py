@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def assert_close(received: Any, expected: Any, tol: float, what: str = "") -> No
     error = np.abs(a.astype(np.float64) - b).max(initial=0)
     bound = tol * max(1, np.abs(b).max(initial=0))
     assert error <= bound, f"{what}: max difference {error:.3g}, allowed {bound:.3g}"
+
+
+def some(cases: Iterable[Any], now: Iterable[Any]) -> list[Any]:
+    """Cases of a test, of which only `now` are tried each time, and the others among the slow tests."""
+    cases, now = list(cases), list(now)
+    assert all(case in cases for case in now), "a case that is not there"
+    return [case if case in now else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def pytest_configure() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import some
 
 import tinypeft
 import tinypeft.training
@@ -293,6 +294,7 @@ def quick(monkeypatch):
     return Quick(monkeypatch)
 
 
+@pytest.mark.slow
 @every_lesson
 def test_it_runs_as_a_script_too(source, quick, capsys):
     quick.run(source)
@@ -363,7 +365,7 @@ DEFECTS = {
 }
 
 
-@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("defect", some(DEFECTS, ["A starts at zero too", "unmerging subtracts"]))
 def test_a_defect_in_the_library_fails_the_lesson_on_lora(defect, quick, monkeypatch):
     place, replacement, message = DEFECTS[defect]
     monkeypatch.setattr(place, replacement)

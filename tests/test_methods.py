@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, assert_close
+from conftest import GOLDEN, assert_close, some
 from hypothesis import given, settings, strategies as st
 from peft_cases import (
     CASES,
@@ -342,7 +342,7 @@ def counted_config(method: str) -> Any:
     return {"ia3": IA3Config(), "ln": LNTuningConfig(), "bitfit": BitFitConfig(), "vera": VeraConfig()}[kind]
 
 
-@pytest.mark.parametrize("key", COUNTS)
+@pytest.mark.parametrize("key", some(COUNTS, [key for key in COUNTS if key.startswith(("gpt2 ", "llama3-8b "))]))
 def test_parameter_counts_of_large_models_are_those_of_peft(key, capsys):
     name, _, method = key.partition(" ")
     tracemalloc.start()

@@ -52,6 +52,7 @@ def test_the_tables_of_the_readme_are_what_the_tour_prints(tour):
             assert value is None or abs(float(printed) - value) < 0.06  # processors round differently
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tour(tmp_path, capsys):
     texts = []
     for name in ("a", "b"):
