@@ -5,6 +5,8 @@
     compare.py      received against expected; submission.py names the mistake; plugin.py is the pytest fixture
     run.py          the packaged grader in an interpreter of our own, and its report
     progress.py     a learner's folder, and what is remembered of it
+    collect.py      a class: who handed in what, read by archive.py; batch.py grades all of them, marks.py adds them up
+    exports/        exercises and reports for Gradescope, nbgrader and Classroom 50
 """
 
 PUBLIC_SEED = 0  # a learner's inputs are drawn from it
