@@ -210,6 +210,12 @@ def test_the_levels(bits, fails, monkeypatch, trained, tmp_path):
     assert failed(judged(bank().packed(trained, tmp_path / "adapter.zip"))) == fails
 
 
+def test_what_is_over_budget_reaches_no_target_however_good_it_is(monkeypatch, made):
+    new, old = capstone.Bits(3.71, 2.5), capstone.Bits(3.143, 3.143)
+    monkeypatch.setattr(HandedIn, "measured", lambda self: capstone.Measured(new, new, old, True))
+    assert failed(judged(made("over_budget"))) == ["test_budget", "test_target"]
+
+
 # ---- hostile zips: in a process of their own, with and without a sandbox --------------------------------------------
 
 SANDBOX = pytest.param(True, marks=pytest.mark.skipif(can_confine() is not None, reason=str(can_confine())))
@@ -289,6 +295,7 @@ def test_weights_that_are_none_are_refused(name, tmp_path):
     found = judged(written(tmp_path / "adapter.zip", BAD_WEIGHTS[name]))
     assert failed(found) == ALL
     assert mistakes(found) == {"capstone.unfit"}
+    assert not any("could not be evaluated" in said or "/tmp" in said for _, said, _ in found.values())
 
 
 @pytest.mark.parametrize("name", BAD_CONFIGS)
@@ -325,7 +332,13 @@ def test_what_an_adapter_says_of_its_base_is_not_followed(trained, tmp_path, mon
 
 def test_a_base_that_is_left_changed_is_found(trained, tmp_path, monkeypatch, few_names):
     """No adapter can do it; that would be an error of the library."""
-    monkeypatch.setattr(evaluator.PeftModel, "unload", lambda self: next(iter(self.parameters())).data.__iadd__(1))
+    taken_out = evaluator.PeftModel.unload
+
+    def unload(self):
+        weight = next(iter(taken_out(self).parameters()))
+        weight.data = weight.data + 1
+
+    monkeypatch.setattr(evaluator.PeftModel, "unload", unload)
     found = judged(bank().packed(trained, tmp_path / "adapter.zip"))
     assert found["test_files"][2] == "capstone.base_changed"
 
@@ -342,6 +355,18 @@ def test_what_is_no_file_at_all_is_said(tmp_path):
     assert "capstone.py writes it" in found["test_files"][1]
     (tmp_path / "link.zip").symlink_to("/etc/passwd")
     assert mistakes(judged(tmp_path / "link.zip")) == {"capstone.files"}
+
+
+@pytest.mark.parametrize("names", [["adapter_config.json"], ["adapter_config.json", "adapter_model.bin"],
+                                   ["a/adapter_config.json", "a/adapter_model.safetensors"]])
+def test_other_files_than_the_two_are_not_looked_at(names, tmp_path):
+    with zipfile.ZipFile(tmp_path / "adapter.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"{}")
+    found = judged(tmp_path / "adapter.zip")
+    assert failed(found) == ALL
+    assert mistakes(found) == {"capstone.files"}
+    assert f"the zip holds {', '.join(names)}; expected adapter_config.json and adapter_model" in found["test_files"][1]
 
 
 # ---- names that are not shipped -------------------------------------------------------------------------------------
