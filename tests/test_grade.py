@@ -268,6 +268,15 @@ def test_what_would_come_out_otherwise_is_made_again(change, graded, stand, subm
     assert sorted(stand.graded) == (["anna", "bert", "cleo"] if change in ("seed", "sandbox", "grader") else ["anna"])
 
 
+def test_a_report_depends_on_the_names_that_are_not_shipped(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("Nowak\n")
+    grading, other = (Grading(EXERCISE, 1, holdout=names) for _ in range(2))
+    first = grading.depends_on
+    names.write_text("Kowalska\n")
+    assert first["holdout"] != other.depends_on["holdout"] != Grading(EXERCISE, 1).depends_on["holdout"]
+
+
 def test_a_private_seed_is_drawn_once_for_a_class(tmp_path):
     first, other = (class_seed(tmp_path / name, EXERCISE, None) for name in "ab")
     assert first != other
@@ -295,11 +304,15 @@ def test_options_that_cannot_be_meant_are_refused(graded, submissions, tmp_path,
 
 
 def test_marks_of_another_exercise_stay(graded, submissions, tmp_path):
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "marks").rglob("*") if path.is_file()}
+
     graded()
-    before = (tmp_path / "marks" / "grading.json").read_bytes()
+    before = content()
+    (submissions / "anna.py").write_text("# of exercise 06\n")
     with pytest.raises(ValueError, match="has the marks of 04_lora: name another folder for those of 06"):
         run_grade(submissions, "06", tmp_path / "marks")
-    assert (tmp_path / "marks" / "grading.json").read_bytes() == before
+    assert content() == before
     (tmp_path / "marks" / "grading.json").write_text("[1]")
     with pytest.raises(ValueError, match="is not what `tinypeft grade` writes there"):
         graded()

@@ -98,3 +98,18 @@ def test_no_scheduler_and_no_workers(handed_in, tmp_path, monkeypatch):
     with (distributed.LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as empty,
           pytest.raises(RuntimeError, match="has no workers: start one, with `dask worker tcp://")):
         grade_class(grading, handed_in, tmp_path / "marks", scheduler=empty.scheduler_address)
+
+
+def test_a_cluster_that_goes_away_is_told_and_what_was_graded_is_kept(handed_in, tmp_path, monkeypatch):
+    write = batch.write_json
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0") as one:
+
+        def write_and_close(path: Path, value: Any) -> None:
+            write(path, value)
+            one.close()
+
+        monkeypatch.setattr(batch, "write_json", write_and_close)
+        with pytest.raises(RuntimeError, match="the cluster is gone. What was graded is kept: give the same command again"):
+            grade_class(Grading(find_exercise("04"), seed=3, confined=False), handed_in, tmp_path / "marks",
+                        scheduler=one.scheduler_address)
+    assert list((tmp_path / "marks" / "students").glob("*.json"))

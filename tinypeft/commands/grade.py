@@ -44,8 +44,8 @@ def run_grade(submissions: Path, exercise: str, out: Path, *, workers: int | Non
     if confined and scheduler is None and (missing := can_confine()):
         raise RuntimeError(f"submissions are graded in a sandbox, and there is none here: {missing}. --unconfined grades "
                            "without: a submission can then read graders and other submissions, and write and delete like you")
-    every = collect(submissions, chosen, out.absolute() / "submitted")
     grading = Grading(chosen, class_seed(out, chosen, seed), confined, None if holdout is None else holdout.absolute())
+    every = collect(submissions, chosen, out.absolute() / "submitted")
     entries = grade_class(grading, every, out, workers=workers, scheduler=scheduler, again=again)
     found = write_marks(grading, every, entries, out)
     if output_format == "json":

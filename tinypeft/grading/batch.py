@@ -34,6 +34,7 @@ from tinypeft.grading.run import Report, grade_file
 FORMAT = 1
 SEED_BITS = 48  # of a private seed: exact in every program that reads JSON
 NEW_POOLS = 3  # as often a pool that lost a process is made again
+MOST_PROCESSES = 60  # in a pool; Windows has no more
 RETRIES = 3  # of a task on a cluster
 CONNECT_SECONDS = 20.0
 
@@ -121,7 +122,8 @@ def grade_class(grading: Grading, every: Sequence[HandedIn], marks: Path, *, wor
 
 
 def default_workers() -> int:
-    return 2 * (os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2 * cores, MOST_PROCESSES)
 
 
 # ---- a task ---------------------------------------------------------------------------------------------------------
@@ -159,14 +161,14 @@ def unfit(settings: str, *files: str) -> str:
 def _outcomes(grading: Grading, pending: dict[str, HandedIn], workers: int, scheduler: str | None
               ) -> Generator[tuple[str, Entry], None, None]:
     """Name and outcome of each, as they come. A pool that lost a process is made again, for those that are left."""
-    left, settings = dict(pending), grading.settings(elsewhere=scheduler is not None)
+    left, settings, holdout = dict(pending), grading.settings(elsewhere=scheduler is not None), str(grading.holdout or "")
     for _ in range(NEW_POOLS):
         if not left:
             return
-        some = str(next(iter(left.values())).file)
-        opened = _cluster(scheduler, settings, some) if scheduler else _processes(min(workers, len(left)))
+        files = (str(next(iter(left.values())).file), holdout)  # what every machine should see
+        opened = _cluster(scheduler, settings, *files) if scheduler else _processes(min(workers, len(left)))
         with opened as pool, suppress(BrokenExecutor):
-            futures = {pool.submit(grade_one, str(one.file), str(grading.holdout or ""), grading.seed, settings): name
+            futures = {pool.submit(grade_one, str(one.file), holdout, grading.seed, settings): name
                        for name, one in left.items()}
             for future in as_completed(futures):
                 if future.cancelled() or not isinstance(future.exception(), BrokenExecutor):
@@ -213,13 +215,13 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _cluster(scheduler: str, settings: str, file: str) -> Iterator[Executor]:
+def _cluster(scheduler: str, settings: str, *files: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
         raise ImportError('--scheduler needs the library Dask: pip install "tinypeft[cluster]"') from error
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
-        answers = client.run(unfit, settings, file, on_error="return")
+        answers = client.run(unfit, settings, *files, on_error="return")
         if bad := {address: answer for address, answer in answers.items() if answer}:
             raise RuntimeError("; ".join(f"the worker {address} cannot grade: {answer}" for address, answer in bad.items()))
         if not answers:
