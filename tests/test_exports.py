@@ -133,19 +133,12 @@ def autograder(tmp_path: Path, built: None) -> Autograder:
 
 @posix
 def test_gradescope(autograder: Autograder):
-    found = autograder.run(REFERENCE)
-    assert found["score"] == 100
-    assert found["extra_data"]["confined"] is (can_confine() is None)
-    assert ("without a sandbox" in found["output"]) is (can_confine() is not None)
-    assert {test["status"] for test in found["tests"]} == {"passed"}
-
-
-@posix
-def test_gradescope_says_what_is_wrong(autograder: Autograder):
     found = autograder.run(WRONG + "\nprint('<script>of mine</script>')\n")
     (failed,) = [test for test in found["tests"] if test["status"] == "failed"]
     assert (found["score"], failed["name"], failed["score"], failed["tags"]) == (80, "forward", 0, ["lora.no_scale"])
     assert "alpha / r is missing" in failed["output"]
+    assert found["extra_data"]["confined"] is (can_confine() is None)
+    assert ("without a sandbox" in found["output"]) is (can_confine() is not None)
     assert "<script>of mine</script>" in found["output"]
     assert found["output_format"] == found["test_output_format"] == "text"  # else that would be run in a browser
 
@@ -186,13 +179,19 @@ def test_nothing_to_grade_is_zero_of_all_points(files: dict[str, str], tmp_path:
     assert as_documented(results(report.to_dict()), TOP)
 
 
-def test_a_folder_around_the_file_is_no_matter_and_the_seed_is_new(tmp_path: Path):
+def test_a_folder_around_the_file_is_no_matter_and_the_seed_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "lora.py").write_text(STUB)
-    first, second = grade_folder(LORA, tmp_path), grade_folder(LORA, tmp_path)
-    assert first.score == second.score == 0
-    assert first.tests[0].mistake == "not-implemented"
-    assert first.seed != second.seed
+    (tmp_path / "work" / "lora.py").write_text(REFERENCE)
+    seeds = []
+
+    def looked_at(exercise: Any, file: Path, seed: int, confined: bool) -> Any:
+        assert file.read_text() == REFERENCE
+        seeds.append(seed)
+        return zero_report(exercise, "seen", "")
+
+    monkeypatch.setattr("tinypeft.grading.exports.machine.grade_file", looked_at)
+    assert grade_folder(LORA, tmp_path) == grade_folder(LORA, tmp_path)
+    assert seeds[0] != seeds[1]
 
 
 def test_a_zip_that_was_unpacked_is_one_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -345,8 +344,7 @@ def valid_result(value: dict[str, Any]) -> bool:
 
 
 @posix
-@pytest.mark.parametrize(("source", "score", "sudo"), [(REFERENCE, 100, True), (WRONG, 80, False), (None, 0, False)],
-                         ids=["honest", "wrong", "missing"])
+@pytest.mark.parametrize(("source", "score", "sudo"), [(WRONG, 80, True), (None, 0, False)], ids=["wrong", "missing"])
 def test_classroom50(source: str | None, score: int, sudo: bool, tmp_path: Path, built: None):
     bundle = tmp_path / "bundle"
     write_bundle(LORA, bundle)
