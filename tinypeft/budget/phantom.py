@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,18 +63,12 @@ class Ledger:
         """Look for a new peak, from now on."""
         self.peak, self.peak_time = self.live, self.time
 
-    def at(self, times: Sequence[int]) -> list[dict[str, int]]:
-        """For each of these times, in their order: kind -> bytes that were there."""
-        changes = [(entry.born, entry.kind, entry.nbytes) for entry in self.entries]
-        changes += [(entry.died, entry.kind, -entry.nbytes) for entry in self.entries if entry.died is not None]
-        changes.sort()
-        found, done, live = [], 0, dict[str, int]()
-        for time in times:
-            while done < len(changes) and changes[done][0] <= time:
-                _, kind, nbytes = changes[done]
-                live[kind] = live.get(kind, 0) + nbytes
-                done += 1
-            found.append({kind: nbytes for kind, nbytes in live.items() if nbytes})
+    def at(self, time: int) -> dict[str, int]:
+        """kind -> bytes at that time."""
+        found: dict[str, int] = {}
+        for entry in self.entries:
+            if entry.born <= time and (entry.died is None or entry.died > time):
+                found[entry.kind] = found.get(entry.kind, 0) + entry.nbytes
         return found
 
     @contextmanager

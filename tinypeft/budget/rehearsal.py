@@ -64,7 +64,7 @@ def rehearse_training(model: CausalLM | PeftModel, batch: int, tokens: int, opti
                     array.block.entry.kind = "optimizer states"
     del mask
     names = ("the loss", "the backward pass", "the optimizer's step")
-    return list(zip(names, ledger.at(peaks[-3:]), strict=True))
+    return [(name, ledger.at(time)) for name, time in zip(names, peaks[-3:], strict=True)]
 
 
 def rehearse_generation(model: CausalLM | PeftModel, batch: int, tokens: int, dtype: np.dtype) -> list[Phase]:
@@ -80,7 +80,7 @@ def rehearse_generation(model: CausalLM | PeftModel, batch: int, tokens: int, dt
         for buffer in buffers:
             buffer.block.entry.kind = "key-value cache"
     del mask, out
-    return [("generation", ledger.at([ledger.peak_time])[0])]
+    return [("generation", ledger.at(ledger.peak_time))]
 
 
 def _causal_mask(ledger: Ledger, model: Any, tokens: int, dtype: np.dtype) -> Phantom:

@@ -79,7 +79,7 @@ def training_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Phase
     for parameter in trained:
         if parameter.grad is not None:
             parameter.grad.block.entry.kind = "gradients"
-    return watch.phases()
+    return [(name, ledger.at(time)) for name, time in watch.peaks]
 
 
 def kept_activations(model: CausalLM | PeftModel, setting: Setting) -> list[Phase]:
@@ -111,7 +111,7 @@ def generation_phases(model: CausalLM | PeftModel, setting: Setting) -> list[Pha
         watch.end("generation")
     for kept in cache:
         kept.data.block.entry.kind = "key-value cache"
-    return watch.phases()
+    return [(name, ledger.at(time)) for name, time in watch.peaks]
 
 
 def _prepared(model: CausalLM | PeftModel, setting: Setting) -> tuple[Ledger, Any]:
@@ -147,11 +147,6 @@ class _Phases:
     def end(self, name: str) -> None:
         self.peaks.append((name, self.ledger.peak_time))
         self.ledger.forget_peak()
-
-    def phases(self) -> list[Phase]:
-        """The phases with their bytes, once all that has been allocated has its kind."""
-        names, times = zip(*self.peaks, strict=True)
-        return list(zip(names, self.ledger.at(times), strict=True))
 
     def __call__(self, moment: str, phase: str, name: str, arrays: tuple[Any, ...]) -> None:
         before = moment == "before"
