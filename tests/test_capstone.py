@@ -216,9 +216,9 @@ def test_what_is_over_budget_reaches_no_target_however_good_it_is(monkeypatch, m
     assert failed(judged(made("over_budget"))) == ["test_budget", "test_target"]
 
 
-# ---- hostile zips: in a process of their own, with and without a sandbox --------------------------------------------
+# ---- hostile zips: in a process of their own ------------------------------------------------------------------------
 
-SANDBOX = pytest.param(True, marks=pytest.mark.skipif(can_confine() is not None, reason=str(can_confine())))
+CONFINED = can_confine() is None  # where there can be a sandbox, in it: a learner's commands, below, do without
 ENDLESS = "(([a-z_.0-9]+)+)+!"  # takes longer than anybody waits to find out that a name does not match
 HOSTILE: dict[str, dict[str, Any]] = {
     "huge rank": {"r": 10**12},
@@ -228,15 +228,15 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "huge subspace": {"peft_type": "SUBSPACE", "dimension": 10**12},
     "a file elsewhere": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4, "prompt_tuning_init": "TEXT",
                          "prompt_tuning_init_text": "x", "tokenizer_name_or_path": "/etc"},
+    "a third file": {"peft_type": "ULORA"},
     "values of other kinds": {"r": "8", "lora_alpha": [], "target_modules": {"a": 1}, "bias": 3},
     "no such option": {"use_dora": "yes", "megatron_config": {"x": 1}},
 }
 
 
-@pytest.mark.parametrize("confined", [False, SANDBOX])
-def test_a_config_that_was_made_to_do_harm_does_none(confined, trained, tmp_path):
+def test_a_config_that_was_made_to_do_harm_does_none(trained, tmp_path):
     """One process for all of them: it survives each."""
-    handed_in = HandedIn(bank().packed(trained, tmp_path / "adapter.zip"), confined)
+    handed_in = HandedIn(bank().packed(trained, tmp_path / "adapter.zip"), CONFINED)
     try:
         for name, values in HOSTILE.items():
             folder = shutil.copytree(trained, tmp_path / name)
@@ -251,7 +251,7 @@ def test_a_config_that_was_made_to_do_harm_does_none(confined, trained, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("confined", [False, SANDBOX])
+@pytest.mark.parametrize("confined", sorted({False, CONFINED}))
 @pytest.mark.parametrize("values", [{"target_modules": ENDLESS}, {"rank_pattern": {ENDLESS: 1}}])
 def test_an_endless_expression_ends(values, confined, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(capstone, "LIMITS", Limits(call=10.0, total=15.0))
@@ -343,10 +343,9 @@ def test_a_base_that_is_left_changed_is_found(trained, tmp_path, monkeypatch, fe
     assert found["test_files"][2] == "capstone.base_changed"
 
 
-@pytest.mark.parametrize("confined", [False, SANDBOX])
-def test_a_process_of_its_own_measures_the_same(confined, trained, tmp_path, few_names):
+def test_a_process_of_its_own_measures_the_same(trained, tmp_path, few_names):
     file = bank().packed(trained, tmp_path / "adapter.zip")
-    assert judged(file, here=False, confined=confined) == judged(file)
+    assert judged(file, here=False, confined=CONFINED) == judged(file)
 
 
 def test_what_is_no_file_at_all_is_said(tmp_path):

@@ -8,7 +8,8 @@ The base is "tinypeft/surnames", 415,232 parameters that know US surnames and ha
 
 `python capstone.py` trains an adapter and writes adapter.zip beside this file; `tinypeft test 14` judges that zip. It holds
 adapter_config.json and adapter_model.safetensors, as `save_pretrained` writes them, and no code of yours. So train in any way
-that you like, with any method of the library. As it is, this script reaches none of the three:
+that you like, with any method of the library that needs no third file (ULoRA does). As it is, this script reaches none of the
+three:
 
     300 steps of 32 Polish names            numbers   bits of Polish names   of US names
     the base                                      0                  3.710         3.143

@@ -83,7 +83,7 @@ def reached(adapter, target, before=""):
                     "capstone.untrained")
     adapter.require(new.rise - public.rise <= BY_HEART, f"{before}{said} The validation split's take {public.after:.3f}: it "
                     "knows these by heart, and Polish no better", "capstone.by_heart")
-    adapter.require(new.after <= target, f"{before}{said} {new.after - target:.3f} too many: {target:.3f} are asked for")
+    adapter.require(new.after <= target, f"{before}{said} {new.after - target:.3f} too many: {target:.3f} are asked for.")
     return f"{said} {target:.3f} are asked for."
 
 

@@ -80,11 +80,13 @@ def measure(config: np.ndarray, weights: np.ndarray, base: str, names: dict[str,
 
 @contextmanager
 def _written(config: np.ndarray, weights: np.ndarray) -> Iterator[Path]:
-    """A folder with the two files, as `save_pretrained` makes it."""
-    with tempfile.TemporaryDirectory(prefix="tinypeft-") as folder:
-        (Path(folder) / CONFIG_NAME).write_bytes(config.tobytes())
-        (Path(folder) / WEIGHTS_NAME).write_bytes(weights.tobytes())
-        yield Path(folder)
+    """A folder with the two files, as `save_pretrained` makes it. The folder above it is empty, as some methods look there."""
+    with tempfile.TemporaryDirectory(prefix="tinypeft-") as above:
+        folder = Path(above) / "adapter"
+        folder.mkdir()
+        (folder / CONFIG_NAME).write_bytes(config.tobytes())
+        (folder / WEIGHTS_NAME).write_bytes(weights.tobytes())
+        yield folder
 
 
 def _some(names: Iterator[str]) -> list[str]:
@@ -93,4 +95,4 @@ def _some(names: Iterator[str]) -> list[str]:
 
 def _told(error: Exception, folder: Path) -> str:
     text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return text.replace(f"{folder}/", "")[:1000]
+    return text.replace(f"{folder}/", "").replace(str(folder), "the zip")[:1000]
