@@ -36,7 +36,7 @@ def test_filters(capsys):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"ids": ["b-print-trainible"]}, "unknown claim 'b-print-trainible'; near: b-print-trainable.*There are 233"),
-    ({"verdict": "wrong"}, "unknown verdict 'wrong'.*There are: confirmed, confirmed-rounded, corrected"),
+    ({"verdict": "wrong"}, "unknown verdict 'wrong'.*there are: confirmed, confirmed-rounded, corrected"),
     ({"kind": "memry"}, "unknown kind 'memry'; near: memory"),
     ({"source": "004"}, r"unknown source '004'; there are: 000 \(Understanding PEFT"),
     ({"source": "0"}, "unknown source '0'"),

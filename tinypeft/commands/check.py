@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tinypeft.budget.units import names_known
 from tinypeft.claims.audit import CLAIMS
 from tinypeft.claims.claim import KINDS, SOURCES, Checked, Claim, check, known
 from tinypeft.claims.judge import Verdict
 from tinypeft.claims.record import read_record, recorded
 from tinypeft.commands.check_report import html_page, markdown, print_claim, print_report
 from tinypeft.files import write_text
-from tinypeft.nn.module import near
 
 FORMATS = ("table", "markdown", "json", "html")
 
@@ -82,6 +82,4 @@ def _letter(source: str) -> str:
 
 def _one_of(name: str, names: Sequence[str], what: str) -> None:
     if name not in names:
-        hint = near(name, names)
-        raise ValueError(f"unknown {what} {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                         + f"There are: {', '.join(names)}")
+        raise ValueError(f"unknown {what} {name!r}; {names_known(name, names, says='there are')}")

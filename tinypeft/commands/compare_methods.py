@@ -129,8 +129,8 @@ def choose(names: str | None) -> dict[str, Method]:
     for name in wanted:
         if name not in known:
             hint = [known[key] for key in near(name, known)]
-            raise ValueError(f"--methods: unknown method {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                             + f"There are: {', '.join(METHODS)}")
+            start = f"near: {', '.join(hint)}. There" if hint else "there"
+            raise ValueError(f"--methods: unknown method {name!r}; {start} are: {', '.join(METHODS)}")
     if not wanted:
         raise ValueError(f"--methods names none; there are: {', '.join(METHODS)}")
     return {name: method for name, method in METHODS.items() if name.lower() in wanted}

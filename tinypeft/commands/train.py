@@ -167,8 +167,8 @@ def _prepare(o: Options) -> Job:
     """Read and check everything; raise what `run_train` says."""
     if o.method not in METHODS:
         hint = near(o.method.lower(), METHODS)
-        raise ValueError(f"unknown method {o.method!r}; " + (f"did you mean {hint[0]!r}? " if hint else "")
-                         + f"There are: {', '.join(METHODS)}")
+        start = f"did you mean {hint[0]!r}? There" if hint else "there"
+        raise ValueError(f"unknown method {o.method!r}; {start} are: {', '.join(METHODS)}")
     if o.seed < 0:
         raise ValueError(f"seed is {o.seed}; expected at least 0")
     if not o.resume:

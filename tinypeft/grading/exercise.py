@@ -83,5 +83,5 @@ def find_exercise(name: str) -> Exercise:
         if name in (slug, number, slug.partition("_")[2]) or (name.isdigit() and int(name) == int(number)):
             return exercise
     hint = near(name, known)
-    raise ValueError(f"no exercise {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                     + f"There are: {', '.join(known) or 'none'}")
+    start = f"near: {', '.join(hint)}. There" if hint else "there"
+    raise ValueError(f"no exercise {name!r}; {start} are: {', '.join(known) or 'none'}")

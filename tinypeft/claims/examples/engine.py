@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from tinypeft.budget.units import Quantity, format_value, parse_quantity
+from tinypeft.budget.units import Quantity, format_value, names_known, parse_quantity
 from tinypeft.claims.claim import SOURCES
 from tinypeft.claims.judge import Verdict, match
-from tinypeft.nn.module import near
 
 
 class Mark(StrEnum):
@@ -181,9 +180,7 @@ def known_example(name: str) -> Callable[[], Example]:
         ValueError: there is none; near names are listed.
     """
     if name not in EXAMPLES:
-        hint = near(name, EXAMPLES)
-        raise ValueError(f"unknown example {name!r}; " + (f"near: {', '.join(hint)}. " if hint else "")
-                         + f"There are: {', '.join(EXAMPLES)}")
+        raise ValueError(f"unknown example {name!r}; {names_known(name, EXAMPLES, says='there are')}")
     return EXAMPLES[name]
 
 
