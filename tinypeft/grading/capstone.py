@@ -116,9 +116,10 @@ class HandedIn:
         return [np.frombuffer(files[name], np.uint8) for name in (CONFIG_NAME, WEIGHTS_NAME)]
 
     def _measure(self) -> Measured:
-        public, old = _names().validation, us_surnames().validation[::OLD_EVERY]
-        names = {"public": public, "old": old} | ({} if self.holdout is None else {"new": list(self.holdout)})
-        found = self._ask("measure", *self._files(), BASE, names)
+        files = self._files()
+        names = {"public": _names().validation, "old": _us_names().validation[::OLD_EVERY]}
+        names |= {} if self.holdout is None else {"new": list(self.holdout)}
+        found = self._ask("measure", *files, BASE, names)
         bits = {label: Bits(found["before"][label], found["after"][label]) for label in names}
         return Measured(bits.get("new", bits["public"]), bits["public"], bits["old"], found["base_kept"])
 
@@ -204,6 +205,11 @@ def read_holdout(path: Path) -> list[str]:
 @cache
 def _names() -> Split:
     return surnames(COUNTRY)
+
+
+@cache
+def _us_names() -> Split:
+    return us_surnames()
 
 
 @cache
