@@ -313,6 +313,15 @@ def test_ten_thousand_tensors_of_nothing_cost_little(tmp_path):
     assert all(len(said) < 2000 for _, said, _ in found.values())
 
 
+def test_nothing_that_was_handed_in_is_said_by_a_test_that_passes(trained, tmp_path, few_names):
+    folder = shutil.copytree(trained, tmp_path / "adapter")
+    bank().says(folder, peft_type="<b>LORA</b>", base_model_name_or_path="<b>mine</b>\x1b[2J")
+    found = judged(bank().packed(folder, tmp_path / "adapter.zip"))
+    assert found["test_budget"][1] == "a method that is not known here, 6,912 of at most 10,000 numbers."
+    assert not any("<b>" in said for passed, said, _ in found.values() if passed)
+    assert not any("\x1b" in said for _, said, _ in found.values())
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_real_numbers_of_any_size_are_fine(dtype, trained, tmp_path, few_names):
     folder = shutil.copytree(trained, tmp_path / "adapter")

@@ -17,7 +17,7 @@ def test_files(adapter):
     """Two files that are whole, hold real numbers, and fit together and to the base."""
     described = adapter.described()
     adapter.require(not described["not_float"], f"the numbers in {', '.join(described['not_float'])} are whole ones or truth "
-                    "values; an adapter's are real: float32, float16 or bfloat16", "capstone.unfit")
+                    "values; an adapter's are real, of float32 say", "capstone.unfit")
     adapter.require(adapter.measured().base_kept, "switched off, it leaves another base behind", "capstone.base_changed")
     adapter.say(f"{described['method']}, whole, and fits the base.")
 

@@ -25,7 +25,7 @@ BASE, COUNTRY = "tinypeft/surnames", "polish"
 FILES = {CONFIG_NAME, WEIGHTS_NAME}
 MOST_BYTES = 5_000_000
 LIMITS = Limits(call=30.0, total=45.0)
-OLD_EVERY = 4  # of the US validation names, every so manieth says whether they are still known
+OLD_EVERY = 4  # one in so many of the US validation names says whether they are still known
 LEAST_NAMES = 100  # in a file of names that are not shipped: fewer say little
 EVALUATOR = Path(__file__).with_name("evaluator.py")
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class HandedIn:
         return self._once("described", lambda: self._ask("describe", *self._files()))
 
     def measured(self) -> Measured:
+        """How well the base spells names with it, and without."""
         return self._once("measured", self._measure)
 
     def printed(self) -> str:

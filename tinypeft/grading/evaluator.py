@@ -18,7 +18,7 @@ import numpy as np
 from tinypeft.files import read_safetensors
 from tinypeft.models import AutoModelForCausalLM, AutoTokenizer
 from tinypeft.peft import PeftModel
-from tinypeft.peft.config import CONFIG_NAME
+from tinypeft.peft.config import CONFIG_NAME, METHODS
 from tinypeft.peft.storage import WEIGHTS_NAME
 from tinypeft.training.evaluation import bits_per_character
 
@@ -32,8 +32,8 @@ def describe(config: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
         config, weights: the bytes of the two files, uint8.
 
     Returns:
-        "method", "base" (text or None), "parameters" (all numbers in all tensors), and names of tensors: "not_float" and
-        "not_finite"; or "refused".
+        "method" (peft's name of it), "base" (text or None), "parameters" (all numbers in all tensors), and names of tensors:
+        "not_float" and "not_finite"; or "refused".
     """
     with _written(config, weights) as folder:
         try:
@@ -43,8 +43,9 @@ def describe(config: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
             return {"refused": _told(error, folder)}
     if not isinstance(values, dict):
         return {"refused": f"{CONFIG_NAME} holds no dict"}
-    base = values.get("base_model_name_or_path")
-    return {"method": str(values.get("peft_type"))[:MOST_TOLD], "base": None if base is None else str(base)[:MOST_TOLD],
+    method, base = values.get("peft_type"), values.get("base_model_name_or_path")
+    return {"method": method if isinstance(method, str) and method in METHODS else "a method that is not known here",
+            "base": None if base is None else str(base)[:MOST_TOLD],
             "parameters": sum(tensor.size for tensor in tensors.values()),
             "not_float": _some(name for name, tensor in tensors.items() if tensor.dtype.kind != "f"),
             "not_finite": _some(name for name, tensor in tensors.items()

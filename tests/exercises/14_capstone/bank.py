@@ -60,7 +60,7 @@ def packed(folder: Path, file: Path, *more: tuple[str, bytes]) -> Path:
 
 # ---- what takes a minute to train -----------------------------------------------------------------------------------
 
-# Method -> its config, the learning rate, the number of steps, and of which US names: every so manieth. For LoRA: reference.py.
+# Method -> its config, learning rate and number of steps, and of how many US names it sees one. LoRA's are in reference.py.
 HONEST: dict[str, tuple[PeftConfig, float, int, int]] = {
     "bottleneck": (BottleneckConfig(style="pfeiffer", reduction_factor=8), 2e-2, 1200, 55),
     "DoRA": (LoraConfig(r=1, lora_alpha=2, target_modules=FEED_FORWARD, use_dora=True), 1e-2, 1000, 44),
