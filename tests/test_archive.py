@@ -102,7 +102,7 @@ REFUSED = {
     "list damaged": (changed(ONE, b"PK\x01\x02", b"PK\x01\x03"), "damaged"),
     "content damaged": (packed(("a", b"abc"), method=0).replace(b"abc", b"abd"), "damaged"),
     "link": (packed((link(), b"/etc/passwd")), "is a link"),
-    "encrypted": (field(ONE, 8, "<H", 1, 6), "is encrypted"),
+    "encrypted": (field(ONE, 8, "<H", 1, 6), "name.py in the zip is encrypted"),
     "other method": (packed(("a", b"x" * 100), method=zipfile.ZIP_BZIP2), "method 12"),
     "too many": (packed(*((str(i), b"") for i in range(FILES + 1))), "lists 5 files"),
     "many in secret": (crowded(60_000), "lists 1 files|larger than"),
