@@ -6,6 +6,7 @@ Files that attack the grader are in test_forgeries.py; the graders of the exerci
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import struct
@@ -28,10 +29,10 @@ from tinypeft.grading.contract import read_contract
 from tinypeft.grading.direct import DirectGrader
 from tinypeft.grading.exercise import all_exercises, find_exercise, read_exercise
 from tinypeft.grading.mutants import mutants, vjp_mutants
-from tinypeft.grading.process import Failure, Limits, Worker
+from tinypeft.grading.process import Failure, Limits, Worker, _read
 from tinypeft.grading.run import Report, grade_file
 from tinypeft.grading.submission import Misconception, Submission, Wrong, message_of
-from tinypeft.grading.worker import MOST_BYTES, MOST_DEPTH, WireError, decode, encode
+from tinypeft.grading.worker import MOST_BYTES, MOST_DEPTH, MOST_REPLY, WireError, decode, encode
 
 ROOT = Path(__file__).parents[1]
 LORA = find_exercise("04")
@@ -343,6 +344,9 @@ def later():
 def strange():
     return {1, 2}
 
+def zeros(count):
+    return np.zeros(count)
+
 def hungry():
     return float(np.ones(2**30).sum())
 
@@ -428,6 +432,18 @@ def test_time_for_all_calls_is_limited(hostile):
         assert worker.process is None
         found = failure(worker, "count")
         assert (found.kind, "used up" in str(found)) == ("timeout", True), "it is not even started"
+
+
+def test_a_reply_takes_little_of_the_graders_memory(worker):
+    assert worker.call("zeros", MOST_REPLY // 8 - 20).shape == (MOST_REPLY // 8 - 20,)
+    found = failure(worker, "zeros", MOST_REPLY // 8)
+    assert (found.kind, "at most 2,097,152 may be sent" in str(found)) == ("unusable", True)
+    assert worker.call("zeros", 1).shape == (1,), "the same process goes on"
+
+
+def test_a_longer_reply_is_not_read():
+    assert _read(io.BytesIO(struct.pack("<I", MOST_REPLY + 1) + b"x" * (MOST_REPLY + 1))) is None
+    assert _read(io.BytesIO(struct.pack("<I", 3) + b"abc")) == b"abc"
 
 
 def test_a_file_that_cannot_be_loaded_says_why(tmp_path):

@@ -19,7 +19,7 @@ from tinypeft.grading.exercise import TOTAL, Exercise
 from tinypeft.grading.process import Failure, Worker, failure_of
 from tinypeft.grading.run import NOT_RUN, Report, TestResult
 from tinypeft.grading.submission import Submission, message_of
-from tinypeft.grading.worker import WireError, answer, decode, encode, load, told
+from tinypeft.grading.worker import MOST_REPLY, WireError, answer, decode, encode, load, told
 
 
 class TrustedWorker(Worker):
@@ -40,7 +40,7 @@ class TrustedWorker(Worker):
                     sys.modules.pop("submission", None)
             reply = answer(self.module, decode(encode(request)), path)
         try:
-            reply = decode(encode(reply))
+            reply = decode(encode(reply, MOST_REPLY))
         except WireError as error:
             raise Failure("unusable", str(error)) from None
         if "result" not in reply:

@@ -25,7 +25,7 @@ from typing import IO, Any
 from tinypeft.grading.archive import read_file
 from tinypeft.grading.compare import clean
 from tinypeft.grading.confine import AS_NOBODY, WORKER, as_nobody, confined_command, system_call_filter
-from tinypeft.grading.worker import MOST_BYTES, WireError, decode, encode, send
+from tinypeft.grading.worker import MOST_REPLY, WireError, decode, encode, send
 
 CALL_SECONDS, TOTAL_SECONDS = 5.0, 10.0
 MEMORY = 2 * 2**30
@@ -229,7 +229,7 @@ def _converse(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[byte
 
 def _read(stream: IO[bytes]) -> bytes | None:
     header = stream.read(4)
-    if len(header) < 4 or (length := struct.unpack("<I", header)[0]) > MOST_BYTES:
+    if len(header) < 4 or (length := struct.unpack("<I", header)[0]) > MOST_REPLY:
         return None
     message = stream.read(length)
     return message if len(message) == length else None
