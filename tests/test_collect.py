@@ -144,6 +144,7 @@ TROUBLE: dict[str, tuple[dict[str, bytes | None], str]] = {
     "two cells": ({"anna.ipynb": notebook(writes(), writes(b"x = 1"))}, "2 cells of the notebook begin"),
     "empty cell": ({"anna.ipynb": notebook("%%writefile lora.py")}, "the file is empty"),
     "cell of odd characters": ({"anna.ipynb": notebook("%%writefile lora.py\n'\ud800'")}, "surrogates not allowed"),
+    "cell of many spaces": ({"anna.ipynb": notebook("%%writefile a" + " " * 400_000 + "b\nx = 1")}, "no code cell that begins"),
     "no JSON": ({"anna.ipynb": b"not JSON"}, "the notebook is damaged, or none"),
     "other JSON": ({"anna.ipynb": b"[1, 2]"}, "the notebook is damaged, or none"),
     "JSON without end": ({"anna.ipynb": b"[" * 100_000}, "the notebook is damaged, or none"),

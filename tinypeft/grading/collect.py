@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tokenize
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,7 @@ MOST_FILES, MOST_FOUND, MOST_DEPTH = 1_000, 10_000, 10  # in a zip; in a folder,
 MOST_NAME = 40  # characters of a report's name; four bytes each, file systems have room for
 IGNORED = {"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini"}  # and what begins with a dot
 NOT_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
-CELL = re.compile(r"%%(?:writefile|file)[ \t]+(.+?)[ \t\r]*(?:\n|$)")
+MAGICS = ("%%writefile", "%%file")  # first word of a cell that writes a file; the other is its name
 
 Files = Mapping[str, Callable[[], bytes]]  # relative name -> reads it; both may be anything
 
@@ -284,11 +283,16 @@ def _cell(notebook: bytes, wanted: str) -> bytes | None:
                    for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("the notebook is damaged, or none: expected JSON with a list of cells") from None
-    texts = {source[start.end():] for source in map(str.lstrip, sources)
-             if (start := CELL.match(source)) and start[1].strip("'\"").removeprefix("./") == wanted}
+    texts = {text for first, _, text in (source.lstrip().partition("\n") for source in sources) if _written_by(first) == wanted}
     if len(texts) > 1:
         raise ValueError(f"{len(texts)} cells of the notebook begin with %%writefile {wanted}, and they differ: leave one")
     return texts.pop().encode("utf-8") if texts else None
+
+
+def _written_by(line: str) -> str:
+    """The file that a cell with this first line writes, or ""."""
+    magic, _, file = line.replace("\t", " ").partition(" ")
+    return file.strip().strip("'\"").removeprefix("./") if magic in MAGICS else ""
 
 
 __all__ = ["HandedIn", "collect", "in_folder", "only_cell", "report_name"]
