@@ -131,6 +131,7 @@ TROUBLE: dict[str, tuple[dict[str, bytes | None], str]] = {
     "UTF-16": ({"anna.py": CODE.decode().encode("utf-16")}, "not text in UTF-8"),
     "UTF-16 without a mark": ({"anna.py": CODE.decode().encode("utf-16-le")}, "perhaps in UTF-16"),
     "unknown encoding": ({"anna.py": b"# coding: klingon\n"}, "not text in UTF-8"),
+    "encoding that takes time in squares": ({"anna.py": b"# coding: punycode\nx = 1\n"}, "encoding punycode: save it as UTF-8"),
     "large": ({"anna.py": b"#" * (2**20 + 1)}, "larger than 1,048,576 bytes"),
     "other kind": ({"anna.rar": CODE}, "anna.rar is no submission of 04_lora: expected NAME.py"),
     "empty folder": ({"anna": None}, "there is no lora.py in it or anything else"),

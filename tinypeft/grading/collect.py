@@ -10,6 +10,7 @@ No link is followed and nothing is believed. What is wrong with one submission i
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import tokenize
@@ -31,6 +32,8 @@ MOST_BYTES = 16 * 2**20  # of a zip, of what is in it, of a notebook
 MOST_FILES, MOST_FOUND, MOST_DEPTH = 1_000, 10_000, 10  # in a zip; in a folder, and in how many levels of it
 MOST_NAME = 40  # characters of a report's name; four bytes each, file systems have room for
 IGNORED = {"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini"}  # and what begins with a dot
+ENCODINGS = ("utf-8", "utf-8-sig", "ascii", "iso8859-1", "iso8859-2", "iso8859-15", "cp1250", "cp1251", "cp1252",
+             "koi8-r", "gbk", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr")  # punycode takes minutes for a file
 NOT_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 MAGICS = ("%%writefile", "%%file")  # first word of a cell that writes a file; the other is its name
 
@@ -151,6 +154,8 @@ def _check(content: bytes, exercise: Exercise) -> None:
         raise ValueError(f"the file is larger than {MOST_SOURCE:,} bytes")
     try:
         encoding, _ = tokenize.detect_encoding(BytesIO(content).readline)
+        if codecs.lookup(encoding).name not in ENCODINGS:
+            raise ValueError(f"the file says that it is in the encoding {encoding}: save it as UTF-8")
         text = content.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError):
         raise ValueError("the file is not text in UTF-8: save it as that") from None
