@@ -149,6 +149,8 @@ TROUBLE: dict[str, tuple[dict[str, bytes | None], str]] = {
     "no JSON": ({"anna.ipynb": b"not JSON"}, "the notebook is damaged, or none"),
     "other JSON": ({"anna.ipynb": b"[1, 2]"}, "the notebook is damaged, or none"),
     "JSON without end": ({"anna.ipynb": b"[" * 100_000}, "the notebook is damaged, or none"),
+    "large notebook": ({"anna.ipynb": notebook(writes(), "#" * 2**21)}, "the notebook is larger than 2,097,152 bytes"),
+    "large notebook in a zip": ({"anna.zip": packed({"n.ipynb": b'{"":' * 2**20})}, "the notebook is larger than"),
     "damaged notebook in a folder": ({"anna/lora.ipynb": b"{"}, "the notebook is damaged, or none"),
     "no zip": ({"anna.zip": b"Rar!"}, "no zip"),
     "link in a zip": ({"anna.zip": link()}, "is a link"),

@@ -28,7 +28,8 @@ from tinypeft.grading.compare import clean
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import MOST_SOURCE
 
-MOST_BYTES = 16 * 2**20  # of a zip, of what is in it, of a notebook
+MOST_BYTES = 16 * 2**20  # of a zip, of what is in it
+MOST_NOTEBOOK = 2 * 2**20  # bytes; as objects they can be forty times as many
 MOST_FILES, MOST_FOUND, MOST_DEPTH = 1_000, 10_000, 10  # in a zip; in a folder, and in how many levels of it
 MOST_NAME = 40  # characters of a report's name; four bytes each, file systems have room for
 IGNORED = {"__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini"}  # and what begins with a dot
@@ -267,7 +268,7 @@ def only_cell(notebook: bytes, wanted: str) -> bytes:
     """What a notebook writes to a file.
 
     Raises:
-        ValueError: it is no notebook, or does not write that file, or in two ways.
+        ValueError: it is no notebook, a large one, or does not write that file, or in two ways.
     """
     cell = _cell(notebook, wanted)
     if cell is None:
@@ -280,8 +281,10 @@ def _cell(notebook: bytes, wanted: str) -> bytes | None:
     """What a notebook writes to a file; None if it does not.
 
     Raises:
-        ValueError: it is no notebook, or writes the file in two ways.
+        ValueError: it is no notebook, a large one, or writes the file in two ways.
     """
+    if len(notebook) > MOST_NOTEBOOK:
+        raise ValueError(f"the notebook is larger than {MOST_NOTEBOOK:,} bytes: clear its outputs, and save it")
     try:
         cells = json.loads(notebook.decode("utf-8-sig"))["cells"]
         sources = [source if isinstance(source := cell["source"], str) else "".join(source)
