@@ -247,6 +247,13 @@ def test_odd_names_are_safe_and_stay_different(found):
     assert every["COM1"].name.startswith("COM1-")
 
 
+@pytest.mark.parametrize("names", [("O’Brien", "O_Brien-8ebd51f8"), ("m" * 40 + "33040", "m" * 40 + "68002"),
+                                   ("O’Brien", "O_Brien-8ebd51f8", "O_Brien-8ebd51f8-2")])
+def test_names_whose_hash_is_taken_stay_different(names, found):
+    every = found({f"{name}.py": CODE for name in names})  # which looks at the names of their reports
+    assert set(every) == set(names)
+
+
 def test_names_that_differ_in_their_case_have_different_reports(found):
     every = found({"anna.py": CODE, "Anna.py": CODE + b"#"})
     if len(every) < 2:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import chain, count
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
@@ -80,11 +81,12 @@ def collect(folder: Path, exercise: Exercise, target: Path) -> list[HandedIn]:
         found.append(_copied(student, name, places, exercise, target))
     if not found:
         raise ValueError(f"there is no submission in {folder}")
+    assert len(names) == len(found)
     return found
 
 
 def report_name(student: str, taken: set[str]) -> str:
-    r"""A student's name as that of a file; where it has to be changed, a piece of its hash tells it from others.
+    r"""A student's name as that of a file; where it has to be changed, a piece of its hash tells it from others, or a number.
 
     Args:
         taken: names that others have, in lower case.
@@ -95,7 +97,8 @@ def report_name(student: str, taken: set[str]) -> str:
     safe = "".join(one if one.isalnum() or one in " -_." else "_" for one in student).strip(" .")[:MOST_NAME]
     if safe == student and safe.casefold() not in taken and safe.partition(".")[0].casefold() not in NOT_ON_WINDOWS:
         return safe
-    return f"{safe}-{hashlib.sha256(student.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    hashed = f"{safe}-{hashlib.sha256(student.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return next(name for name in chain([hashed], (f"{hashed}-{i}" for i in count(2))) if name.casefold() not in taken)
 
 
 # ---- who ------------------------------------------------------------------------------------------------------------
