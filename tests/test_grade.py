@@ -298,6 +298,8 @@ def test_options_that_cannot_be_meant_are_refused(graded, submissions, tmp_path,
             graded(**options)
     with pytest.raises(ValueError, match="name a folder outside of it"):
         run_grade(submissions, "04", submissions / "marks")
+    with pytest.raises(ValueError, match="is in the folder of marks"):
+        run_grade(submissions, "04", submissions.parent)
     with pytest.raises(ValueError, match="no exercise 'nothing'"):
         run_grade(submissions, "nothing", tmp_path / "marks")
     assert not (tmp_path / "marks").exists()

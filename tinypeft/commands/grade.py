@@ -61,6 +61,8 @@ def _check(submissions: Path, out: Path, workers: int | None, scheduler: str | N
         raise ValueError(f"--format {output_format}; expected one of {', '.join(FORMATS)}")
     if out.resolve().is_relative_to(submissions.resolve()):
         raise ValueError(f"--out {out} is in {submissions}, where all are submissions: name a folder outside of it")
+    if submissions.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"{submissions} is in the folder of marks, --out {out}, where files are written: name another one")
     if workers is not None and scheduler is not None:
         raise ValueError("--workers is for this machine; a cluster's workers are started with `dask worker`: leave one of "
                          "--workers and --scheduler")
