@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tinypeft.commands.course import run_hint, run_reset, run_start, run_test
@@ -258,7 +259,7 @@ def test_an_endless_expression_ends(values, confined, trained, tmp_path, monkeyp
     folder = shutil.copytree(trained, tmp_path / "adapter")
     bank().says(folder, **values)
     found = judged(bank().packed(folder, tmp_path / "adapter.zip"), here=False, confined=confined)
-    assert failed(found) == ["test_files", "test_learned", "test_remembered", "test_target"]
+    assert failed(found) == ALL
     assert mistakes(found) == {"timeout"}
 
 
@@ -315,11 +316,39 @@ def test_ten_thousand_tensors_of_nothing_cost_little(tmp_path):
 
 def test_nothing_that_was_handed_in_is_said_by_a_test_that_passes(trained, tmp_path, few_names):
     folder = shutil.copytree(trained, tmp_path / "adapter")
-    bank().says(folder, peft_type="<b>LORA</b>", base_model_name_or_path="<b>mine</b>\x1b[2J")
+    bank().says(folder, base_model_name_or_path="<b>mine</b>\x1b[2J")
     found = judged(bank().packed(folder, tmp_path / "adapter.zip"))
-    assert found["test_budget"][1] == "a method that is not known here, 6,912 of at most 10,000 numbers."
+    assert found["test_budget"][1] == "LORA, 6,912 of at most 10,000 numbers."
     assert not any("<b>" in said for passed, said, _ in found.values() if passed)
     assert not any("\x1b" in said for _, said, _ in found.values())
+
+
+@pytest.mark.parametrize("config", [{"peft_type": "no such method"}, {"peft_type": "LORA", "target_modules": ["q_proj"]}])
+def test_what_cannot_be_put_into_the_base_has_no_points(config, tmp_path, few_names):
+    """Its base is the right one, its only number is finite, and one number is within the budget."""
+    config |= {"base_model_name_or_path": "tinypeft/surnames"}
+    weights = headed({"a": FLOAT | {"shape": [1], "data_offsets": [0, 4]}}, data=bytes(4))
+    found = judged(written(tmp_path / "adapter.zip", weights, json.dumps(config).encode()))
+    assert failed(found) == ALL
+    assert mistakes(found) == {"capstone.unfit"}
+
+
+def test_a_number_is_finite_if_it_is_in_float32(trained, tmp_path, few_names):
+    """The base computes in float32, in which 1e300 is infinite."""
+    folder = shutil.copytree(trained, tmp_path / "adapter")
+    bank().holds(folder, lambda tensors: {name: np.full_like(array, 1e300, np.float64) for name, array in tensors.items()})
+    found = judged(bank().packed(folder, tmp_path / "adapter.zip"))
+    assert found["test_finite"][2] == "capstone.not_finite"
+
+
+def test_all_numbers_of_an_adapter_are_counted(tmp_path, few_names):
+    """A list of 96, by which a bottleneck's output is multiplied, would stand in the config, which nobody counts."""
+    folder = tmp_path / "adapter"
+    bank().saved(folder, bank().BottleneckConfig(style="pfeiffer", reduction_factor=32))
+    bank().says(folder, scaling=[1.0] * 96)
+    found = judged(bank().packed(folder, tmp_path / "adapter.zip"))
+    assert failed(found) == ALL
+    assert "scaling must be a number" in found["test_files"][1]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])

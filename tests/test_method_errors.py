@@ -132,6 +132,7 @@ BAD = [
     (lambda: BottleneckConfig(style="lego"), "style must be one of 'houlsby', 'pfeiffer', 'parallel', got 'lego'"),
     (lambda: BottleneckConfig(non_linearity="wave"), "wave"), (lambda: BottleneckConfig(reduction_factor=0), "above 0, got 0"),
     (lambda: BottleneckConfig(init_weights="big"), "got 'big'"),
+    (lambda: BottleneckConfig(scaling=[1.0, 2.0]), r"scaling must be a number, got \[1.0, 2.0\]"),
     (lambda: PrefixTuningConfig(num_virtual_tokens=2, init_weights="one"), "one of None, 'zero', got 'one'"),
     (lambda: PrefixTuningConfig(), "num_virtual_tokens must be a positive integer, got 0"),
     (lambda: LoraConfig(modules_to_save="ln_f"), "must be a list of names, got 'ln_f'"),

@@ -18,7 +18,7 @@ def test_files(adapter):
     described = adapter.described()
     adapter.require(not described["not_float"], f"the numbers in {', '.join(described['not_float'])} are whole ones or truth "
                     "values; an adapter's are real, of float32 say", "capstone.unfit")
-    adapter.require(adapter.measured().base_kept, "switched off, it leaves another base behind", "capstone.base_changed")
+    adapter.require(fits(adapter).base_kept, "switched off, it leaves another base behind", "capstone.base_changed")
     adapter.say(f"{described['method']}, whole, and fits the base.")
 
 
@@ -26,6 +26,7 @@ def test_base(adapter):
     base = adapter.described()["base"]
     adapter.require(base == BASE, f"it says that it was made for {base or 'a base without a name'}; this exercise's is {BASE}. "
                     "On other weights than its own an adapter means nothing", "capstone.wrong_base")
+    fits(adapter)
     adapter.say(f"Made for {base}.")
 
 
@@ -33,6 +34,7 @@ def test_finite(adapter):
     broken = adapter.described()["not_finite"]
     adapter.require(not broken, f"{', '.join(broken)} has numbers that are nan or infinite: the training diverged. A lower "
                     "learning rate, or a longer warm-up, prevents it", "capstone.not_finite")
+    fits(adapter)
     adapter.say("All numbers are finite.")
 
 
@@ -42,6 +44,7 @@ def test_budget(adapter):
     adapter.require(count > 0, "there is no number in its tensors", "capstone.unfit")
     adapter.require(count <= BUDGET, f"{count:,} numbers in its tensors, {count - BUDGET:,} more than the {BUDGET:,} allowed. "
                     "All count: modules_to_save, and what could follow from a seed", "capstone.over_budget")
+    fits(adapter)
     adapter.say(f"{described['method']}, {count:,} of at most {BUDGET:,} numbers.")
 
 
@@ -68,6 +71,11 @@ def test_target(adapter):
 
 
 # ---- what several tests ask -----------------------------------------------------------------------------------------
+
+def fits(adapter):
+    """What was measured; or fail: what cannot be put into the base has no points for being small, finite, or well named."""
+    return adapter.measured()
+
 
 def reached(adapter, target, before=""):
     """Say how many bits a character of a Polish name takes, or fail if that is too many.

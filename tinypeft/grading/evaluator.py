@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ def describe(config: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
         config, weights: the bytes of the two files, uint8.
 
     Returns:
-        "method" (peft's name of it), "base" (text or None), "parameters" (all numbers in all tensors), and names of tensors:
-        "not_float" and "not_finite"; or "refused".
+        "method" (peft's name of it, or None), "base" (text or None), "parameters" (all numbers in all tensors), and names of
+        tensors: "not_float" and "not_finite" (in float32, in which the base computes); or "refused".
     """
     with _written(config, weights) as folder:
         try:
@@ -44,12 +44,13 @@ def describe(config: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     if not isinstance(values, dict):
         return {"refused": f"{CONFIG_NAME} holds no dict"}
     method, base = values.get("peft_type"), values.get("base_model_name_or_path")
-    return {"method": method if isinstance(method, str) and method in METHODS else "a method that is not known here",
+    with np.errstate(over="ignore"):
+        broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor.astype(np.float32)).all()]
+    return {"method": method if isinstance(method, str) and method in METHODS else None,
             "base": None if base is None else str(base)[:MOST_TOLD],
             "parameters": sum(tensor.size for tensor in tensors.values()),
             "not_float": _some(name for name, tensor in tensors.items() if tensor.dtype.kind != "f"),
-            "not_finite": _some(name for name, tensor in tensors.items()
-                                if tensor.dtype.kind == "f" and not np.isfinite(tensor).all())}
+            "not_finite": _some(broken)}
 
 
 def measure(config: np.ndarray, weights: np.ndarray, base: str, names: dict[str, list[str]]) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _written(config: np.ndarray, weights: np.ndarray) -> Iterator[Path]:
         yield folder
 
 
-def _some(names: Iterator[str]) -> list[str]:
+def _some(names: Iterable[str]) -> list[str]:
     return [name[:MOST_TOLD] for name, _ in zip(names, range(3), strict=False)]
 
 

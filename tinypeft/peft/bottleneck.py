@@ -65,6 +65,7 @@ class BottleneckConfig(TargetedConfig):
         for name, value in STYLES[self.style].items():
             setattr(self, name, value if getattr(self, name) is None else getattr(self, name))
         activation(self.non_linearity)  # refuses what it does not know
+        self.check("scaling", isinstance(self.scaling, int | float), "be a number")
         self.check("reduction_factor", self.reduction_factor > 0, "be above 0")
         self.check_choice("init_weights", "bert", "mam_adapter")
 
