@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
 import unicodedata
 import zipfile
@@ -230,7 +231,7 @@ def test_what_is_no_submission_of_anybody_is_left_out(found, tmp_path):
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 ODD = ["Anna Smith", "=cmd|calc", "a\nb", "a_b", "a b", "x" * 200, "x" * 199, "COM1", "con.tar", "Łukasz", "李明", "<b>",
-       "a\u202eb", "back\\slash", "O'Neil; rm -rf *", "𝓐" * 50]
+       "a\u202eb", "back\\slash", "O'Neil; rm -rf *", "𝓐" * 50, "-rf", " ", "con.py", "con .a", "COM¹", "_con"]
 
 
 def test_odd_names_are_safe_and_stay_different(found):
@@ -243,8 +244,10 @@ def test_odd_names_are_safe_and_stay_different(found):
         assert one.student.isprintable()
         assert len(f"{one.name}.json".encode()) < 200
         assert not set(one.name) & set('/\\:*?"<>|\n\u202e')
+        assert not re.match(r"-|(con|com1|com¹) *(\.|$)", one.name, re.IGNORECASE)  # an option; a device of Windows
     assert {every[name].name for name in ("Łukasz", "李明", "Anna Smith")} == {"Łukasz", "李明", "Anna Smith"}
-    assert every["COM1"].name.startswith("COM1-")
+    assert every["COM1"].name.startswith("_COM1-")
+    assert every["_con"].name == "_con"
 
 
 @pytest.mark.parametrize("names", [("O’Brien", "O_Brien-8ebd51f8"), ("m" * 40 + "33040", "m" * 40 + "68002"),

@@ -95,7 +95,10 @@ def report_name(student: str, taken: set[str]) -> str:
     ('Łucja Nowak', '_etc-f7f9121f', 'anna-55579b55')
     """
     safe = "".join(one if one.isalnum() or one in " -_." else "_" for one in student).strip(" .")[:MOST_NAME]
-    if safe == student and safe.casefold() not in taken and safe.partition(".")[0].casefold() not in NOT_ON_WINDOWS:
+    device = unicodedata.normalize("NFKC", safe.partition(".")[0].rstrip()).casefold()  # Windows reads "COM¹ .py" as COM1
+    if not safe or safe.startswith("-") or device in NOT_ON_WINDOWS:  # commands take -x for an option
+        safe = f"_{safe}"
+    if safe == student and safe.casefold() not in taken:
         return safe
     hashed = f"{safe}-{hashlib.sha256(student.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return next(name for name in chain([hashed], (f"{hashed}-{i}" for i in count(2))) if name.casefold() not in taken)
