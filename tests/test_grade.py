@@ -381,10 +381,18 @@ def test_a_name_stays_readable():
     assert fenced("a ```` b")[0].startswith("`````")
 
 
-@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "＝1", " =1", "\t=1"])
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "＝1", " =1"])
 def test_no_cell_of_the_marks_is_a_formula(text):
     rows = list(csv.reader(as_csv(marks_table(EXERCISE, [entry(text, trouble=text)])).splitlines()))
     assert rows[1][0] == rows[1][-1] == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["x;=1+1;y", 'x"; =1+1;"y', "x\t=1+1", "\t=1", ";\t=1", "x\n=1"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_no_cell_is_a_formula_where_another_character_separates(text, separator):
+    table = as_csv(marks_table(EXERCISE, [entry(text, trouble=text)]))
+    cells = [cell for row in csv.reader(table.splitlines(), delimiter=separator) for cell in row]
+    assert not any(cell.lstrip().startswith("=") for cell in cells)
 
 
 def test_cells_with_commas_and_quotes_come_back():

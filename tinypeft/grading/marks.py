@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import mean, median
@@ -12,7 +13,7 @@ from typing import Any
 from tinypeft.grading.batch import Entry, Grading
 from tinypeft.grading.exercise import TOTAL, Exercise
 
-FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what a spreadsheet takes a cell for that begins so
+FORMULA = re.compile(r"(^|[;|\t\r\n])(?=\s*[=+\-@＝＋－＠])")  # a cell that begins so is one; some programs take ; for a comma
 
 
 def worst_mistake(entry: Entry) -> str:
@@ -38,16 +39,13 @@ def marks_table(exercise: Exercise, entries: Sequence[Entry]) -> list[list[str]]
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
     r"""Rows as CSV that a spreadsheet opens without computing anything: what would be a formula begins with an apostrophe.
 
-    >>> as_csv([["=1+1", "a,b"]])
-    '\'=1+1,"a,b"\n'
+    >>> as_csv([["=1+1", "a;b;=1"]])
+    '"\'=1+1","a;b;\'=1"\n'
     """
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerows([FORMULA.sub(r"\1'", cell) for cell in row] for row in rows)
     return stream.getvalue()
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell.lstrip().startswith(FORMULA) else cell
 
 
 def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
