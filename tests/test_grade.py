@@ -182,6 +182,23 @@ def test_what_goes_wrong_with_one_stops_nobody(graded, stand, tmp_path):
     assert read(tmp_path / "marks" / "students" / "anna.json")["score"] is None
 
 
+def test_what_has_no_form_in_utf8_is_told_in_another(graded, stand, tmp_path):
+    stand.known |= {"# anna\n": report({"test_merge": ("odd\ud800", "two\nlines\udfff")}, printed="\ud800\x1b[2J\nend"),
+                    "# bert\n": RuntimeError("\ud800")}
+    found = graded()
+    assert (found["graded"], found["trouble"][0]["trouble"]) == (2, "\\ud800")
+    anna = read(tmp_path / "marks" / "students" / "anna.json")
+    (merge,) = (test for test in anna["tests"] if not test["passed"])
+    assert (merge["mistake"], merge["message"], anna["printed"]) == ("odd\\ud800", "two\nlines\\udfff", "\\ud800\\x1b[2J\nend")
+
+
+def test_a_report_that_cannot_be_written_is_trouble_of_its_student(graded, stand, tmp_path):
+    stand.known["# anna\n"] = report(score=float("nan"))
+    found = graded()
+    assert (found["graded"], [one["student"] for one in found["trouble"]]) == (2, ["anna"])
+    assert "its report could not be written (ValueError" in read(tmp_path / "marks" / "students" / "anna.json")["trouble"]
+
+
 def test_nobody_could_be_graded(graded, submissions, tmp_path):
     for path in submissions.iterdir():
         path.write_bytes(b"")

@@ -115,8 +115,7 @@ def grade_class(grading: Grading, every: Sequence[HandedIn], marks: Path, *, wor
     with (tqdm(total=len(every), initial=len(every) - len(pending), unit="submission", disable=not pending) as bar,
           closing(_outcomes(grading, pending, workers or default_workers(), scheduler)) as outcomes):
         for name, outcome in outcomes:
-            entries[name] = _entry(grading, pending[name], outcome)
-            write_json(_place(marks, name), entries[name])
+            entries[name] = _write_entry(grading, pending[name], outcome, marks)
             bar.update()
     return [entry for entry in entries.values() if entry is not None]
 
@@ -239,9 +238,7 @@ def _known(grading: Grading, one: HandedIn, marks: Path, again: bool) -> Entry |
     """The entry of who needs no grading: there is trouble, or it was made before, of the same file and in the same way."""
     place = _place(marks, one.name)
     if one.trouble:
-        entry = _entry(grading, one, {"trouble": one.trouble})
-        write_json(place, entry)
-        return entry
+        return _write_entry(grading, one, {"trouble": one.trouble}, marks)
     if again or not place.exists():
         return None
     try:
@@ -257,7 +254,28 @@ def _entry(grading: Grading, one: HandedIn, outcome: Entry) -> Entry:
     trouble = clean(outcome.get("trouble", ""), 1000)
     report = outcome.get("report") or Report(grading.exercise.slug, grading.exercise.title, grading.seed, grading.confined, 0,
                                              TOTAL, (), version("tinypeft")).to_dict() | {"score": None}
-    return report | _whose(one) | grading.depends_on | {"trouble": trouble}
+    cleaned: Entry = _clean(report)
+    return cleaned | _whose(one) | grading.depends_on | {"trouble": trouble}
+
+
+def _write_entry(grading: Grading, one: HandedIn, outcome: Entry, marks: Path) -> Entry:
+    """The entry, which is now in its file. If it has something that no file can hold, that is trouble of this student alone."""
+    place, entry = _place(marks, one.name), _entry(grading, one, outcome)
+    try:
+        write_json(place, entry)
+    except (ValueError, TypeError, OSError) as error:
+        entry = _entry(grading, one, {"trouble": f"its report could not be written ({type(error).__name__}: {error})"})
+        write_json(place, entry)
+    return entry
+
+
+def _clean(value: Any) -> Any:
+    """The same JSON, with each line of each text as `clean` has it."""
+    if isinstance(value, str):
+        return "\n".join(clean(line, len(line)) for line in value.split("\n"))
+    if isinstance(value, dict):
+        return {name: _clean(entry) for name, entry in value.items()}
+    return list(map(_clean, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _whose(one: HandedIn) -> Entry:
