@@ -21,7 +21,7 @@ import pytest
 from tinypeft.commands.course import run_hint, run_reset, run_start, run_test
 from tinypeft.commands.course_check import run_course_check
 from tinypeft.commands.solution import run_solution
-from tinypeft.grading import capstone, evaluator
+from tinypeft.grading import PUBLIC_SEED, capstone, evaluator
 from tinypeft.grading.bank import BANKS
 from tinypeft.grading.capstone import Adapter, HandedIn, read_holdout
 from tinypeft.grading.confine import can_confine
@@ -32,7 +32,7 @@ from tinypeft.grading.process import Failure, Limits
 from tinypeft.grading.progress import Course, Progress
 from tinypeft.grading.run import grade_file
 from tinypeft.grading.submission import Wrong
-from tinypeft.training import Split, surnames
+from tinypeft.training import Split, surnames, us_surnames
 
 EXERCISE = find_exercise("14")
 FOLDER = BANKS / EXERCISE.slug
@@ -66,9 +66,10 @@ class Here:
             raise Failure("error", f"{type(error).__name__}: {error}") from error
 
 
-def judged(file: Path, holdout: list[str] | None = None, *, here: bool = True, confined: bool = False) -> Judgement:
+def judged(file: Path, holdout: list[str] | None = None, seed: int = PUBLIC_SEED, *, here: bool = True, confined: bool = False
+           ) -> Judgement:
     """What each test says of a zip."""
-    found, handed_in = {}, HandedIn(file, confined, holdout)
+    found, handed_in = {}, HandedIn(file, confined, holdout, seed)
     worker = handed_in._worker
     if here:
         handed_in._worker = Here()
@@ -131,7 +132,8 @@ def test_what_is_wrong_fails_where_it_is_wrong(name, made, few_names):
 def test_honest_adapters_of_three_methods_get_all_points(name, tmp_path):
     file = bank().honest(name, tmp_path)
     assert failed(judged(file)) == []
-    assert failed(judged(file, POLISH.test)) == []  # names that they have not seen either
+    for seed in range(1, 6):
+        assert failed(judged(file, POLISH.test, seed)) == []  # names that they have not seen either
 
 
 @pytest.mark.slow
@@ -443,6 +445,26 @@ def test_a_holdout_goes_through_to_the_report(names, trained, tmp_path):
         grade_file(find_exercise("04"), find_exercise("04").folder / "lora.py", holdout=names(POLISH.test))
     with pytest.raises(ValueError, match="at least 100"):
         grade_file(EXERCISE, tmp_path / "adapter.zip", holdout=names([]))
+
+
+def test_a_private_seed_draws_the_us_names():
+    """So that nobody can train on those that will be asked for, but on US names as such."""
+    us = us_surnames()
+    assert capstone.us_names(PUBLIC_SEED) == us.validation[::4]
+    first, again, other = (capstone.us_names(seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert len(set(first)) == len(set(other)) == len(us.validation[::4])
+    assert set(first) | set(other) < {*us.validation, *us.test}
+    assert len(set(first) & set(other)) < 200
+
+
+def test_the_us_names_of_a_class_are_those_of_its_seed(trained, tmp_path):
+    """From `grade` to the process that measures."""
+    file = bank().packed(trained, tmp_path / "adapter.zip")
+    public, private = (grade_file(EXERCISE, file, seed=seed, tests=["test_remembered"]).tests[5].message
+                       for seed in (PUBLIC_SEED, 1))
+    assert "(the base 3.143)" in public
+    assert re.search(r"\(the base 3\.(?!143)\d{3}\)", private)
 
 
 # ---- the learner's commands -----------------------------------------------------------------------------------------

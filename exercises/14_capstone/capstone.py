@@ -17,7 +17,8 @@ three:
     ... at ten times the learning rate       10,752                  2.981         3.995
     full fine-tuning at 2e-3                415,232                  2.760         4.378
 
-Names of the validation split say whether you are there. Do not train on them: your teacher has others.
+Names of the validation splits say whether you are there. Do not train on them: your teacher has other Polish
+ones, and draws other US ones.
 """
 
 from __future__ import annotations

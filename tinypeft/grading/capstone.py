@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinypeft.grading import PUBLIC_SEED
 from tinypeft.grading.archive import TooLarge, read_zip
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import Failure, Limits, Worker
@@ -25,7 +26,7 @@ BASE, COUNTRY = "tinypeft/surnames", "polish"
 FILES = {CONFIG_NAME, WEIGHTS_NAME}
 MOST_BYTES = 5_000_000
 LIMITS = Limits(call=30.0, total=45.0)
-OLD_EVERY = 4  # one in so many of the US validation names says whether they are still known
+OLD_EVERY = 4  # as many US names as one in so many of the validation split say whether they are still known
 LEAST_NAMES = 100  # in a file of names that are not shipped: fewer say little
 EVALUATOR = Path(__file__).with_name("evaluator.py")
 T = TypeVar("T")
@@ -67,10 +68,11 @@ class HandedIn:
         file: the zip.
         confined: in a sandbox; see confine.py.
         holdout: names that decide instead of the validation split's.
+        seed: which US names are asked for; see us_names.
     """
 
-    def __init__(self, file: Path, confined: bool = False, holdout: Sequence[str] | None = None):
-        self.file, self.holdout = file, holdout
+    def __init__(self, file: Path, confined: bool = False, holdout: Sequence[str] | None = None, seed: int = PUBLIC_SEED):
+        self.file, self.holdout, self.seed = file, holdout, seed
         self._worker = Worker(EVALUATOR, LIMITS, confined, ours=True)
         self._known: dict[str, Any] = {}
 
@@ -118,7 +120,7 @@ class HandedIn:
 
     def _measure(self) -> Measured:
         files = self._files()
-        names = {"public": _names().validation, "old": _us_names().validation[::OLD_EVERY]}
+        names = {"public": _names().validation, "old": us_names(self.seed)}
         names |= {} if self.holdout is None else {"new": list(self.holdout)}
         found = self._ask("measure", *files, BASE, names)
         bits = {label: Bits(found["before"][label], found["after"][label]) for label in names}
@@ -203,6 +205,19 @@ def read_holdout(path: Path) -> list[str]:
     return list(lines)
 
 
+def us_names(seed: int) -> list[str]:
+    """The US names that say whether they are still known: with the public seed those that a learner measures too.
+
+    With another, as many of all that the base was not trained on, so that who trains on some of them does not know which count.
+    """
+    us = _us_names()
+    public = us.validation[::OLD_EVERY]
+    if seed == PUBLIC_SEED:
+        return public
+    drawn: list[str] = np.random.default_rng(seed).choice(us.validation + us.test, len(public), replace=False).tolist()
+    return drawn
+
+
 @cache
 def _names() -> Split:
     return surnames(COUNTRY)
@@ -222,4 +237,4 @@ def _wrong(message: str, mistake: str) -> Wrong:
     return Wrong(message, "adapter.zip", mistake)
 
 
-__all__ = ["BASE", "COUNTRY", "FILES", "MOST_BYTES", "Adapter", "Bits", "HandedIn", "Measured", "read_holdout"]
+__all__ = ["BASE", "COUNTRY", "FILES", "MOST_BYTES", "Adapter", "Bits", "HandedIn", "Measured", "read_holdout", "us_names"]

@@ -93,7 +93,8 @@ def adapter(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any:
     file = _graded_file(request, exercise.file)
     if file not in _workers:
         holdout = option("--holdout")
-        _workers[file] = HandedIn(file, option("--confined"), read_holdout(Path(holdout)) if holdout else None)
+        _workers[file] = HandedIn(file, option("--confined"), read_holdout(Path(holdout)) if holdout else None,
+                                  option("--grading-seed"))
     return Adapter(_workers[file], exercise, lambda text: request.node.user_properties.append((TOLD, text)))
 
 
