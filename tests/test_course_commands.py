@@ -177,7 +177,7 @@ def test_a_record_that_cannot_be_read_is_an_error_and_stays(course, scores, text
 
 def test_a_newer_record_says_so(course):
     course.record.write_text('{"format": 2, "chapters": {}}')
-    with pytest.raises(ValueError, match=r"newer tinypeft \(format 2; this one knows 1\): pip install --upgrade"):
+    with pytest.raises(ValueError, match=r"newer tinypeft \(format 2; this one knows 1\): install the newer one again"):
         course.progress()
 
 

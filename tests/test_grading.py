@@ -380,9 +380,10 @@ def failure(worker: Worker, function: str, *arguments: Any) -> Failure:
     return caught.value
 
 
-def test_arguments_and_results_are_copies(worker):
+def test_arguments_are_copies_and_may_not_be_changed(worker):
     x = np.ones(3)
-    assert worker.call("change", x).tolist() == [2, 2, 2]
+    found = failure(worker, "change", x)
+    assert (found.kind, "has changed what was passed in" in str(found)) == ("changed", True)
     assert x.tolist() == [1, 1, 1]
     assert same(worker.call("echo", None, True, 3, 0.5, "ä", {"a": [HALF]}), [None, True, 3, 0.5, "ä", {"a": [HALF]}])
 
@@ -446,6 +447,13 @@ def test_a_longer_reply_is_not_read():
     assert _read(io.BytesIO(struct.pack("<I", 3) + b"abc")) == b"abc"
 
 
+def test_a_file_that_never_loads_is_not_blamed_on_a_function(tmp_path):
+    file = tmp_path / "lora.py"
+    file.write_text("while True:\n    pass\n")
+    with Worker(file, Limits(call=0.5)) as worker:
+        assert str(failure(worker, "f")).startswith("lora.py had not been loaded after")
+
+
 def test_a_file_that_cannot_be_loaded_says_why(tmp_path):
     for text, word in {"def f(:": "SyntaxError", "import tensorfoo": "tensorfoo", "1 / 0": "division",
                        "raise SystemExit": "SystemExit", "raise NotImplementedError": "not written"}.items():
@@ -454,6 +462,7 @@ def test_a_file_that_cannot_be_loaded_says_why(tmp_path):
         with Worker(file) as worker:
             found = failure(worker, "f")
             assert word in str(found), found
+            assert "submission.py" not in str(found), found
             assert found.kind in ("load", "not-implemented")
 
 

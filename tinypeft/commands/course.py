@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tinypeft.commands import program
 from tinypeft.commands.course_report import listing, not_enforced, report_text
-from tinypeft.commands.tables import print_table, print_text
+from tinypeft.commands.tables import print_table, print_text, terminal_width
 from tinypeft.files import replace_file
 from tinypeft.grading import PUBLIC_SEED
 from tinypeft.grading.exercise import Exercise, all_exercises, exercises_folder, find_exercise
@@ -88,7 +88,7 @@ def run_list(place: Path | None = None) -> None:
     progress = course.progress() if course else {}
     rows = [listing(exercise, progress.get(slug, Progress()), course is not None and begun(course, exercise))
             for slug, exercise in all_exercises().items()]
-    print_table(["exercise", "points", "hints", "runs", ""], rows, left=0, markdown=False)
+    print_table(["exercise", "points", "hints", "runs", ""], rows, left=0, markdown=False, width=terminal_width(), broken={0})
     if course is None:
         print(f"This is no course folder: {program('tinypeft')} start copies the course to one.")
     else:
@@ -297,7 +297,7 @@ def run_reset(name: str, *, place: Path | None = None) -> Path | None:
             shutil.copyfile(file, temporary)
     with replace_file(file) as temporary:
         shutil.copyfile(stub, temporary)
-    print(f"{_near(file)} is as it was at the beginning; " + (f"yours is kept in {_near(kept)}. " if kept else "")
+    print(f"{_near(file)} is as it was at the beginning. " + (f"Yours is kept in {_near(kept)}. " if kept else "")
           + "Points and hints stay as they were.")
     return kept
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 
-from tinypeft.commands.tables import WIDTH
+from tinypeft.commands.tables import terminal_width
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.progress import Progress
 from tinypeft.grading.run import Report, TestResult
 
 PRINTED = 20  # lines of it that are shown
-FAILURES = ("error", "load", "timeout", "crash", "unusable")  # of a call: nothing came back
+FAILURES = ("error", "load", "timeout", "crash", "unusable", "changed")  # of a call: nothing came back
 
 
 def report_text(report: Report, exercise: Exercise, file: str, before: Progress | None, program: str) -> str:
@@ -69,7 +69,7 @@ def _beside(head: str, text: str) -> list[str]:
     """Text to the right of a head, broken into lines that keep its column; lines of code stay as they are."""
     first, *code = text.split("\n")
     column = " " * len(head)
-    wrapped = textwrap.wrap(first, WIDTH - len(head), break_long_words=False, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(first, terminal_width() - len(head), break_long_words=False, break_on_hyphens=False) or [""]
     return [(head + wrapped[0]).rstrip(), *(column + line for line in wrapped[1:]), *(column + line for line in code)]
 
 

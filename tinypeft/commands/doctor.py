@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tinypeft.commands import program
 from tinypeft.commands.course import course_files
-from tinypeft.commands.tables import WIDTH
+from tinypeft.commands.tables import terminal_width
 from tinypeft.grading.confine import can_confine
 from tinypeft.grading.exercise import all_exercises
 from tinypeft.grading.process import Failure, Worker
@@ -23,7 +23,7 @@ from tinypeft.grading.run import grade_file
 from tinypeft.models.bundled import resolve_folder
 
 PYTHON = (3, 11)
-REINSTALL = "install tinypeft again: pip install --force-reinstall tinypeft, or pip install . in its folder"
+REINSTALL = "install tinypeft again: pip install --force-reinstall --no-deps . in its folder"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_doctor(place: Path | None = None) -> list[Finding]:
         print(f"{'well' if one.well else 'BAD ' if one.needed else 'none'}  {one.what}: {one.found}")
         if not one.well:
             only = "" if one.needed else " (only `tinypeft grade` needs it)"
-            print(textwrap.fill(one.mend + only, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+            print(textwrap.fill(one.mend + only, terminal_width(), initial_indent=" " * 6, subsequent_indent=" " * 6))
     bad = sum(not one.well and one.needed for one in findings)
     print("\nAll is well." if not bad else f"\n{bad} of {len(findings)} to mend.")
     return findings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from tinypeft.claims.examples import EXAMPLES, Example, Mark, Step, known_example
 from tinypeft.claims.examples.figures import FIGURES, draw
 from tinypeft.claims.questions import Numeric
-from tinypeft.commands.tables import WIDTH
+from tinypeft.commands.tables import terminal_width
 from tinypeft.files import replace_file
 
 MARGIN = "    "  # under a step's number
@@ -71,18 +70,13 @@ def run_example(name: str | None = None, *, output_format: str = "table", step: 
 
 # ---- one, on a terminal ---------------------------------------------------------------------------------------------
 
-def _width() -> int:
-    """That of the terminal, but no wider than a line that can be read."""
-    return max(40, min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH))
-
-
 def _console() -> Console:
-    return Console(width=_width(), highlight=False, markup=False, emoji=False)
+    return Console(width=terminal_width(), highlight=False, markup=False, emoji=False)
 
 
 def _print(text: str, style: str = "", margin: str = "") -> None:
     """A paragraph behind a margin, which its further lines keep free."""
-    lines = textwrap.wrap(text, _width(), initial_indent=margin, subsequent_indent=" " * len(margin),
+    lines = textwrap.wrap(text, terminal_width(), initial_indent=margin, subsequent_indent=" " * len(margin),
                           break_long_words=False, break_on_hyphens=False)
     _console().print(Text("\n".join(lines), style))
 
@@ -111,7 +105,7 @@ def _values(step: Step) -> None:
         if value:
             _print(value, margin=f"{MARGIN}{label:16}  ")
     ours, mark = f"{MARGIN}{'we compute':16}  {step.ours or '-'}", f"{SIGNS[step.mark]} {step.mark}"
-    gap = "   " if len(ours) + 3 + len(mark) <= _width() else f"\n{MARGIN}"
+    gap = "   " if len(ours) + 3 + len(mark) <= terminal_width() else f"\n{MARGIN}"
     _console().print(Text.assemble(ours, gap, (mark, STYLES[step.mark])))
     for text in filter(None, (step.why, step.note)):
         _print(text, margin=MARGIN)

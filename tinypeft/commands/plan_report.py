@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from tinypeft.budget.fitting import Fit, Rejection
 from tinypeft.budget.methods import NF4, relative, stored_as
 from tinypeft.budget.planner import RULE, LargestModel, Plan, card_sold
 from tinypeft.budget.units import format_bytes
-from tinypeft.commands.tables import WIDTH, print_table
+from tinypeft.commands.tables import print_table, terminal_width
 
 
 def print_relatives(names: Sequence[str], markdown: bool) -> None:
@@ -44,13 +43,13 @@ def print_plan(plan: Plan, needs: Needs, choice: Choice, markdown: bool) -> None
     if plan.fits:
         _heading("What fits", markdown)
         print_table(["method", "size", "at most", "trained", "share", "memory"],
-                    [_fit_row(fit, plan) for fit in plan.fits], 0, markdown, _width(), (0, 1))
+                    [_fit_row(fit, plan) for fit in plan.fits], 0, markdown, terminal_width(), (0, 1))
         if limits := [(fit.method.title, fit.limit) for fit in plan.fits if fit.limit]:
             _say(f"Size: {RULE}. One more than the largest:", markdown)
             _items(limits, markdown)
         _heading("Once trained", markdown)
         print_table(["method", "a task", tasks, "added to a token", "merges"], [_serving_row(fit) for fit in plan.fits], 0,
-                    markdown, _width(), (0, 3, 4))
+                    markdown, terminal_width(), (0, 3, 4))
         _say("A task: its file, which is also what a switch loads. Added: FLOPs of what is not merged, as a share of those of "
              "the base's matrices; products that have to be waited for; keys and values of virtual tokens.", markdown)
     if plan.rejected:
@@ -86,7 +85,7 @@ def print_largest(found: Sequence[LargestModel], gpu: float, options: Mapping[st
         _say("Latency is looked at only where a model is named.", markdown)
     rows = [[one.method.title, one.method.describe(one.size) if one.model else "", one.model or "none",
              f"{one.parameters:,}" if one.model else "", format_bytes(one.needs) if one.model else ""] for one in found]
-    print_table(["method", "size", "model", "parameters", "memory"], rows, 0, markdown, _width(), (0, 1, 2))
+    print_table(["method", "size", "model", "parameters", "memory"], rows, 0, markdown, terminal_width(), (0, 1, 2))
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ def _chosen(plan: Plan, needs: Needs, choice: Choice, markdown: bool) -> None:
     rows.append([f"with the margin of {fit.breakdown.margin:.0%}", format_bytes(fit.breakdown.total_with_margin), ""])
     if plan.limits.gpus > 1:
         rows.append([f"on each of {plan.limits.gpus} cards", format_bytes(fit.card_bytes), ""])
-    print_table(["memory", "bytes", "share"], rows, 0, markdown, _width(), (0,))
+    print_table(["memory", "bytes", "share"], rows, 0, markdown, terminal_width(), (0,))
     if out := _ruled_out(plan, needs):
         _say("It would fit, but is not taken:", markdown)
         _items(out, markdown)
@@ -218,22 +217,17 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
     return "Conditions: " + ", ".join(f"{name} {value(given)}" for name, given in conditions.items()) + "."
 
 
-def _width() -> int:
-    """The terminal's, up to what is pleasant to read."""
-    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-
-
 def _heading(text: str, markdown: bool) -> None:
     print(f"## {text}\n" if markdown else text.upper())
 
 
 def _say(text: str, markdown: bool) -> None:
-    print((text if markdown else textwrap.fill(text, _width())) + "\n")
+    print((text if markdown else textwrap.fill(text, terminal_width())) + "\n")
 
 
 def _items(rows: Sequence[tuple[str, str]], markdown: bool) -> None:
     """A list of what something is about, and what is said of it."""
     for title, text in rows:
         line = f"- {title}: {text}"
-        print(line if markdown else textwrap.fill(line, _width(), subsequent_indent="  "))
+        print(line if markdown else textwrap.fill(line, terminal_width(), subsequent_indent="  "))
     print()

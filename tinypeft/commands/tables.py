@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 116
+WIDTH = 116  # columns, of what is not narrower: longer lines are hard to read
 
 
 def print_table(header: list[str], rows: list[list[str]], left: int, markdown: bool, width: int | None = None,
@@ -33,7 +34,12 @@ def print_text(text: str, markdown: bool) -> None:
     if markdown:
         print(text + "\n")
     else:
-        _console().print(text + "\n")
+        _console(terminal_width()).print(text + "\n")
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, up to WIDTH."""
+    return max(40, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
 def _console(width: int | None = None) -> Console:

@@ -15,10 +15,10 @@ def optional(module: str, purpose: str) -> Any:
 
     >>> optional("gguff", "reading model.gguf")
     Traceback (most recent call last):
-    ImportError: reading model.gguf needs the library gguff: pip install "tinypeft[real]"
+    ImportError: reading model.gguf needs the library gguff: pip install '.[real]' in tinypeft's folder
     """
     try:
         return import_module(module)
     except ImportError as error:
         library = module.split(".")[0]
-        raise ImportError(f'{purpose} needs the library {library}: pip install "tinypeft[real]"') from error
+        raise ImportError(f"{purpose} needs the library {library}: pip install '.[real]' in tinypeft's folder") from error

@@ -35,7 +35,7 @@ class TrustedWorker(Worker):
                 try:
                     self.module = load(path)
                 except BaseException as error:
-                    raise failure_of(told(error, path), loading=True) from None
+                    raise failure_of(told(error, path), self.name, loading=True) from None
                 finally:
                     sys.modules.pop("submission", None)
             reply = answer(self.module, decode(encode(request)), path)
@@ -44,7 +44,7 @@ class TrustedWorker(Worker):
         except WireError as error:
             raise Failure("unusable", str(error)) from None
         if "result" not in reply:
-            raise failure_of(reply)
+            raise failure_of(reply, self.name)
         return reply["result"]
 
 

@@ -46,6 +46,11 @@ class Exercise:
     def grader(self) -> Path:
         return self.folder / f"test_{self.slug}.py"
 
+    def section(self, mistake: str) -> str:
+        """Where a mistake is taught, as "lesson/section"; "" if nowhere, or in a lesson that is still to come."""
+        place = self.mistakes.get(mistake, "")
+        return "" if place.endswith("/start") else place
+
 
 def exercises_folder() -> Path:
     """Where the packaged exercises are."""

@@ -37,7 +37,7 @@ class Failure(Exception):
     """A call that brought no result.
 
     Attributes:
-        kind: "missing", "not-implemented", "error", "unusable", "timeout", "crash" or "load".
+        kind: "missing", "not-implemented", "error", "changed" (what was passed in), "unusable", "timeout", "crash" or "load".
         where: lines of the submission that it came from, innermost last.
     """
 
@@ -68,7 +68,7 @@ class Worker:
     def __init__(self, submission: Path, limits: Limits | None = None, confined: bool = False, ours: bool = False):
         self.limits, self.confined, self.ours = limits or Limits(), confined, ours
         self.folder = Path(tempfile.mkdtemp(prefix="tinypeft-"))
-        self.file = self.folder / "submission.py"
+        self.file, self.name = self.folder / "submission.py", submission.name
         refused = _copy(submission, self.file)
         self.unloaded = None if refused is None else Failure("load", refused)  # it will not load a second time either
         self.left = self.limits.total
@@ -88,7 +88,7 @@ class Worker:
         reply = self._exchange(function, arguments)
         if "result" in reply:
             return reply["result"]
-        raise failure_of(reply)
+        raise failure_of(reply, self.name)
 
     def printed(self) -> str:
         """The end of what the submission has printed."""
@@ -114,15 +114,16 @@ class Worker:
         number = secrets.randbits(52)  # so that a reply belongs to this request, and was not sent before it
         message = encode({"number": number, "function": function, "arguments": list(arguments)})
         started = time.monotonic()
-        end = started + self.left
+        end, waiting_for = started + self.left, f"{self.name} had not been loaded"
         try:
             if self.process is None:
                 self._start()
                 reply = self._receive(end)
                 if "ready" not in reply:
                     self._end()
-                    self.unloaded = failure_of(reply, loading=True)
+                    self.unloaded = failure_of(reply, self.name, loading=True)
                     raise self.unloaded
+            waiting_for = f"{function} had not returned"
             self.requests.put(message)
             reply = self._receive(end)
             if reply.get("number") != number:
@@ -131,7 +132,7 @@ class Worker:
         except queue.Empty:
             self._end()
             seconds = time.monotonic() - started
-            raise Failure("timeout", f"{function} had not returned after {seconds:.3g} s") from None
+            raise Failure("timeout", f"{waiting_for} after {seconds:.3g} s") from None
         except (EOFError, WireError) as error:
             self._end()
             raise Failure("crash", f"in {function} the process ended, or sent something else than a result ({error})") from None
@@ -194,15 +195,19 @@ def _copy(submission: Path, file: Path) -> str | None:
     return None
 
 
-def failure_of(reply: dict[str, Any], loading: bool = False) -> Failure:
-    """Of an error as the worker tells it. Nothing in it need be what it should be."""
+def failure_of(reply: dict[str, Any], name: str, loading: bool = False) -> Failure:
+    """Of an error as the worker tells it. Nothing in it need be what it should be.
+
+    Args:
+        name: of the learner's file, which is called submission.py there.
+    """
     error, message, lines = (reply.get(name) for name in ("error", "message", "where"))
     error = clean(error, 100) if isinstance(error, str) else "error"
-    message = clean(message, 1000) if isinstance(message, str) else ""
+    message = clean(message, 1000).replace("submission.py", name) if isinstance(message, str) else ""
     where = [clean(line, 300) for line in lines[:3] if isinstance(line, str)] if isinstance(lines, list) else []
     if error == "NotImplementedError":
         return Failure("not-implemented", "not written yet", where)
-    if error in ("missing", "unusable"):
+    if error in ("missing", "unusable", "changed"):
         return Failure(error, message, where)
     return Failure("load" if loading else "error", f"{error}: {message}" if message else error, where)
 

@@ -78,7 +78,7 @@ class Course:
         form = content.get("format") if isinstance(content, dict) else None
         if isinstance(form, int) and form > FORMAT:
             raise ValueError(f"{self.record} was written by a newer tinypeft (format {form}; this one knows {FORMAT}): "
-                             "pip install --upgrade tinypeft")
+                             "install the newer one again")
         if form != FORMAT or not isinstance(content.get("exercises"), dict):
             raise ValueError(_unreadable(self.record, f'expected "format": {FORMAT} and a dict "exercises"'))
         return {slug: _read(self.record, slug, values) for slug, values in content["exercises"].items()}

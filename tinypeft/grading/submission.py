@@ -18,6 +18,7 @@ from tinypeft.grading.process import Failure, Worker
 from tinypeft.nn.module import generator
 
 MOST_LINES = 10  # of a message
+MOST_SHOWN = 80  # characters of an argument in it
 NEARLY = ("It is nearly right, but float64 is compared to ten digits: was something computed in float32, by finite "
           "differences, or with a rounded number?")
 
@@ -152,7 +153,7 @@ class Submission:
 
 def explained(message: str, exercise: Exercise, mistake: str) -> str:
     """A message, and the section in which its mistake is explained, if there is one."""
-    lesson, _, section = exercise.mistakes.get(mistake, "").partition("/")
+    lesson, _, section = exercise.section(mistake).partition("/")
     return f"{message}{'.' * (message[-1:] != '.')} See lesson {lesson}, section {section}." if section else message
 
 
@@ -199,8 +200,12 @@ def _told(arguments: Sequence[Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if isinstance(value, bool | int | float | str) or value is None else describe(value)
-    return text if len(text) <= 50 else text[:47] + "..."
+    if not isinstance(value, list) and not isinstance(value, bool | int | float | str | None):
+        return describe(value)
+    text = repr(value)
+    if "array(" in text or (isinstance(value, list) and len(text) > MOST_SHOWN):
+        return describe(value)
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN - 3] + "..."
 
 
 __all__ = ["Misconception", "Submission", "Wrong", "explained", "message_of"]

@@ -31,6 +31,7 @@ MOST_AXES = 32
 DTYPES = {name: np.dtype(name) for name in ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")}
 ARRAY = "$array"
 OWN_USERS, NOBODY = 200_000, 65534  # user numbers that belong to nobody: one of many for each worker, or the usual one
+CHANGED = "it has changed what was passed in, such as by `W += ...`: work on a copy, or make a new array"
 MOST_WRITTEN, MOST_FILES = 10 * 2**20, 64  # bytes of a file, and open files
 
 
@@ -195,8 +196,12 @@ def answer(module: Any, request: dict[str, Any], path: str) -> dict[str, Any]:
     function = getattr(module, request["function"], None)
     if not callable(function):
         return {"error": "missing", "message": f"there is no function {request['function']}", "where": []}
+    before = encode(request["arguments"])
     try:
-        return {"result": function(*request["arguments"])}
+        result = function(*request["arguments"])
+        if encode(request["arguments"]) != before:
+            return {"error": "changed", "message": CHANGED, "where": []}
+        return {"result": result}
     except NotImplementedError as error:
         return {**told(error, path), "error": "NotImplementedError"}
     except BaseException as error:  # the learner's SystemExit and KeyboardInterrupt too

@@ -1,4 +1,4 @@
-# expect: numeric
+# expect: changed
 # Arguments that are changed after they were given, so that the expected value would be computed from others.
 def merge(W, A, B, alpha):
     W[:], A[:], B[:] = 0, 0, 0
