@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,13 @@ def test_an_installed_package_becomes_the_wheel_again(wheel: Path, tmp_path: Pat
         assert {name.decode().partition(",")[0] for name in records} == set(archive.namelist())
     first = again.read_bytes()
     assert repack(Distribution.at(about), tmp_path).read_bytes() == first
+
+
+def test_the_wheel_is_built_by_pip_and_not_by_a_pip_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("hatchling", reason="needs the extra `dev`")
+    (tmp_path / "pip.py").write_text("raise SystemExit('not pip')")
+    monkeypatch.chdir(tmp_path)
+    assert make_wheel(tmp_path / "wheel").is_file()
 
 
 # ---- Gradescope -----------------------------------------------------------------------------------------------------
@@ -369,6 +377,21 @@ def test_classroom50(source: str | None, score: int, sudo: bool, tmp_path: Path,
     assert (tmp_path / "kept.json").read_text() == "kept"
     if sudo:
         assert f"--preserve-env={','.join(sorted(set(RUNNER) - {'USERNAME'}))},TINYPEFT_AS_NOBODY" in log.read_text()
+
+
+@posix
+def test_classroom50_installs_with_pip_and_not_with_the_students(tmp_path: Path, built: None, monkeypatch: pytest.MonkeyPatch):
+    write_bundle(LORA, tmp_path / "bundle")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "pip.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr("venv.create", lambda folder, **_: program(folder / "bin" / "python", f'exec {sys.executable} "$@"'))
+    for name, value in {"TARGET": str(tmp_path / "installed"), "NO_DEPS": "1", "NO_INDEX": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    runpy.run_path(str(tmp_path / "bundle" / "autograder.py"))["installed"]()
+    assert not (checkout / "ran").exists()
+    assert (tmp_path / "installed" / "tinypeft").is_dir()
 
 
 def test_what_the_runner_leaves_out():

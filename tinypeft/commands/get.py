@@ -65,7 +65,8 @@ def _is_installed() -> bool:
 
 def _pip(what: str, *arguments: str) -> None:
     """Run `pip install` for `what`, which installs all or nothing; its progress is shown, its errors become one sentence."""
-    run = subprocess.run([sys.executable, "-m", "pip", "install", *arguments], stderr=subprocess.PIPE, text=True, check=False)
+    pip = [sys.executable, "-P", "-m", "pip"]  # -P: or a pip.py of the folder that one is in would be taken for pip
+    run = subprocess.run([*pip, "install", *arguments], stderr=subprocess.PIPE, text=True, check=False)
     if run.returncode:
         said = [line for line in run.stderr.splitlines() if line.strip()] or ["nothing"]
         unknown = f'is the network there, and has your package index this package? Then try again. pip says: "{said[-1]}"'

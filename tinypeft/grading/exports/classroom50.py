@@ -54,7 +54,8 @@ def installed():
     if not python.exists():
         venv.create(HERE / "venv", with_pip=True)
         wheel = next(HERE.glob("tinypeft-*.whl"))
-        subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
+        # Not in the checkout, where a student's pip.py would be taken for pip.
+        subprocess.run([python, "-I", "-m", "pip", "install", "--quiet", wheel], cwd=HERE, check=True)
     return python
 
 

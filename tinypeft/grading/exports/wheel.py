@@ -30,8 +30,9 @@ def make_wheel(folder: Path) -> Path:
 
 def _build(folder: Path) -> Path:
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("hatchling") else []  # else pip fetches it
-    done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *isolation, "--wheel-dir", str(folder),
-                           str(CHECKOUT)], capture_output=True, text=True, check=False)
+    pip = [sys.executable, "-P", "-m", "pip"]  # -P: or a pip.py of the folder that one is in would be taken for pip
+    done = subprocess.run([*pip, "wheel", "--quiet", "--no-deps", *isolation, "--wheel-dir", str(folder), str(CHECKOUT)],
+                          capture_output=True, text=True, check=False)
     built = sorted(folder.glob("tinypeft-*.whl"))
     if done.returncode or not built:
         raise RuntimeError(f"tinypeft's wheel was not built from {CHECKOUT}. The extra `dev` has what is needed for that. pip "
