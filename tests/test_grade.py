@@ -25,7 +25,7 @@ from markdown_it import MarkdownIt
 
 from tinypeft.commands import grade as command
 from tinypeft.commands.grade import run_grade
-from tinypeft.commands.grade_report import class_report, fenced, plain, student_report
+from tinypeft.commands.grade_report import class_report, fenced, headline, plain, student_report
 from tinypeft.grading import batch, run
 from tinypeft.grading.batch import Grading, class_seed, grade_one, unfit
 from tinypeft.grading.confine import can_confine
@@ -417,6 +417,18 @@ def test_cells_with_commas_and_quotes_come_back():
     assert list(csv.reader(as_csv(rows).splitlines(keepends=True))) == rows
 
 
+@pytest.mark.parametrize(("number", "holdout", "said"), [("14", None, True), ("14", "names.txt", False), ("04", None, False)])
+def test_where_no_holdout_decided_it_is_said(number, holdout, said, tmp_path):
+    """Who has trained on the names that are shipped has all points then."""
+    if holdout is not None:
+        (tmp_path / holdout).write_text("Nowak")
+    grading = Grading(find_exercise(number), 1, holdout=tmp_path / holdout if holdout else None)
+    one = entry() | grading.depends_on
+    found = summary(grading, [one])
+    for text in (found["warning"], headline(found), class_report(found, None), student_report(one, grading.exercise)):
+        assert ("No holdout: the Polish names that decided come with tinypeft" in text) == said
+
+
 def test_a_student_is_told_what_was_wrong_and_where_to_read_and_not_the_seed():
     failed = {"test_forward": ("lora.no_scale", "lora_forward(...), at [0]")}
     text = student_report(entry("anna", failed, seed=987654321), EXERCISE)
@@ -524,7 +536,8 @@ def _runs(pid: int) -> bool:
 @pytest.mark.slow
 @no_sandbox
 @pytest.mark.skipif(os.name != "posix", reason="no such signals here")
-def test_a_class_goes_on_after_a_kill(tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_class_goes_on_after_a_kill_and_after_ctrl_c(tmp_path, stop):
     folder, marks = tmp_path / "class", tmp_path / "marks"
     folder.mkdir()
     for i in range(8):
@@ -534,8 +547,10 @@ def test_a_class_goes_on_after_a_kill(tmp_path):
     while process.poll() is None and len(list(marks.glob("students/*.json"))) < 3:
         time.sleep(0.02)
     assert process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.killpg(process.pid, stop)
+    _, errors = process.communicate()
+    assert ("The same command goes on from there." in errors) == (stop == signal.SIGINT)
+    assert "Traceback" not in errors
     before = {path.name: (read(path), path.stat().st_mtime_ns, path.stat().st_ino) for path in marks.glob("students/*.json")}
     assert 3 <= len(before) < 8
     again = tinypeft(*arguments)

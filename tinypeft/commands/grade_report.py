@@ -12,6 +12,7 @@ from typing import Any
 
 from tinypeft.grading.batch import Entry
 from tinypeft.grading.exercise import Exercise
+from tinypeft.grading.marks import warning
 
 PRINTED = 20  # lines of it that are shown
 MARKUP = re.compile(r"([\\`*_{}\[\]()#+.!|~$@:/-])")
@@ -38,7 +39,9 @@ def student_report(entry: Entry, exercise: Exercise) -> str:
         lines += [f"## {', '.join(tests)}", "", *fenced(message), ""]
     if printed := entry["printed"].rstrip().splitlines()[-PRINTED:]:
         lines += ["## What your code printed", "", *fenced("\n".join(printed)), ""]
-    return "\n".join([*lines, f"Graded by tinypeft {entry['version']}, {SANDBOX if entry['confined'] else NO_SANDBOX}.", ""])
+    where = SANDBOX if entry["confined"] else NO_SANDBOX
+    warned = warning(exercise, entry.get("holdout"))
+    return "\n".join([*lines, f"Graded by tinypeft {entry['version']}, {where}. {warned}".rstrip(), ""])
 
 
 def class_report(found: dict[str, Any], alt: str | None) -> str:
@@ -67,6 +70,7 @@ def headline(found: dict[str, Any]) -> str:
     """In one sentence or two."""
     where = SANDBOX if found["confined"] else NO_SANDBOX
     graded = f"{found['graded']} of {found['submissions']} submissions graded, {where}; seed {found['seed']}."
+    graded += f" {found['warning']}".rstrip()
     if not found["graded"]:
         return graded
     return (f"{graded} Of {found['max']} points: mean {found['mean']:g}, median {found['median']:g}; all of them: "

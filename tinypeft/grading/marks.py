@@ -48,6 +48,17 @@ def as_csv(rows: Sequence[Sequence[str]]) -> str:
     return stream.getvalue()
 
 
+def warning(exercise: Exercise, holdout: str | None) -> str:
+    """What to know of a grading's points before they count, or "".
+
+    Args:
+        holdout: as in Grading.depends_on; None if there was none.
+    """
+    if exercise.made_by is None or holdout is not None:
+        return ""
+    return "No holdout: the Polish names that decided come with tinypeft, and who trains on them has their points."
+
+
 def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
     """What an instructor wants to know first, as JSON. Means are of those who were graded, None if nobody was.
 
@@ -60,7 +71,8 @@ def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
     passed = Counter(test["name"] for entry in graded for test in entry["tests"] if test["passed"])
     sections = grading.exercise.mistakes
     return {
-        "title": grading.exercise.title, **grading.depends_on, "submissions": len(entries), "graded": len(graded),
+        "title": grading.exercise.title, **grading.depends_on,
+        "warning": warning(grading.exercise, grading.depends_on["holdout"]), "submissions": len(entries), "graded": len(graded),
         "max": TOTAL, "mean": round(mean(scores), 2) if scores else None, "median": median(scores) if scores else None,
         "full_marks": sum(score == TOTAL for score in scores),
         "tests": [{"name": name, "points": points, "passed": passed[name],
@@ -73,4 +85,4 @@ def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-__all__ = ["as_csv", "marks_table", "summary", "worst_mistake"]
+__all__ = ["as_csv", "marks_table", "summary", "warning", "worst_mistake"]
