@@ -13,6 +13,8 @@ import hashlib
 import json
 import os
 import secrets
+import signal
+import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, as_completed
@@ -194,15 +196,36 @@ def _outcome(future: Any) -> Entry:
 def _processes(workers: int) -> Iterator[Executor]:
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(["__main__", __name__])  # what the processes need is imported once, not by each
-    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+    with _ctrl_c_ignored():  # and so it is by all that is started in here: Ctrl-C is for this process to answer
+        pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+        pool.submit(int)  # starts the first of them
     try:
         yield pool
+    except KeyboardInterrupt:
+        print("\nStopping as soon as what is being graded is done. The same command goes on from there.", file=sys.stderr)
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only that one may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _end_with_parent() -> None:
-    """A process of the pool ends when the one that asks it is killed, and does not wait for questions for ever."""
+    """A process of the pool ends when the one that asks it is killed, and does not wait for questions for ever.
+
+    It goes on after Ctrl-C, so that what it grades is whole.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
 
     def watch() -> None:
@@ -218,7 +241,7 @@ def _cluster(scheduler: str, settings: str, *files: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError('--scheduler needs the library Dask: pip install "tinypeft[cluster]"') from error
+        raise ImportError("--scheduler needs the library Dask: pip install '.[cluster]' in tinypeft's folder") from error
     with Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False) as client:
         answers = client.run(unfit, settings, *files, on_error="return")
         if bad := {address: answer for address, answer in answers.items() if answer}:
