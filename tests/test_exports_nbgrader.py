@@ -131,7 +131,16 @@ def trusted(course: Class, as_ever: Any) -> dict[str, dict[str, float]]:
     course.configure(TRUSTED)
     course.hand_in("edited", STUB, change=lambda notebook: [cell.update(source="1000.0") for cell in notebook.cells[2:]])
     course.hand_in("absent", STUB, change=lambda notebook: notebook.cells.pop(1))
+    shows_that_it_ran = f"open({str(course.root / 'ran')!r}, 'w').close()"
+    course.hand_in("deleted", STUB, shows_that_it_ran, lambda notebook: notebook.update(cells=notebook.cells[:3]))
+    course.hand_in("bare", STUB, shows_that_it_ran, without_metadata)
+    course.hand_in("bare and right", REFERENCE, shows_that_it_ran, without_metadata)
     return course.autograde()
+
+
+def without_metadata(notebook: Any) -> None:
+    for cell in notebook.cells:
+        cell.metadata = {}
 
 
 def expected(source: str, folder: Path) -> dict[str, float]:
@@ -161,9 +170,15 @@ def test_notebooks_that_are_run_can_give_themselves_points(name: str, as_ever: A
 
 
 @no_sandbox
-@pytest.mark.parametrize("name", [*FORGERIES, "edited", "absent"])
+@pytest.mark.parametrize("name", [*FORGERIES, "edited", "absent", "deleted", "bare"])
 def test_notebooks_that_are_not_run_cannot(name: str, trusted: Any):
     assert trusted[name] == dict.fromkeys(LORA.points, 0.0)
+
+
+@no_sandbox
+def test_the_gradebook_says_whether_a_notebook_is_run(course: Class, trusted: Any):
+    assert not (course.root / "ran").exists()
+    assert trusted["bare and right"] == LORA.points  # for the file is all that counts
 
 
 @no_sandbox
@@ -183,30 +198,37 @@ def test_tinypeft_grade_finds_the_same_files(course: Class, trusted: Any, tmp_pa
     assert "no lora.py in it" in found["absent"].trouble
 
 
-@no_sandbox
-def test_a_cell_of_the_instructors_gives_no_points_unrun():
-    from tinypeft.grading.exports.nbgrader_preprocessor import GradeSubmission
+@pytest.fixture
+def with_another_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, Any]]:
+    """A notebook with a test cell that is not ours, and where the gradebook is that knows it."""
+    from nbgrader.api import Gradebook
+    from nbgrader.preprocessors import SaveCells
 
-    notebook = nbformat.reads(_with_another_test(), as_version=4)
-    graded, _ = GradeSubmission().preprocess(notebook, {})
-    assert graded.cells[-1].outputs[0].output_type == "error"
-
-
-def _with_another_test() -> str:
     from tinypeft.grading.exports.nbgrader import notebook
 
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # for alembic
     made = nbformat.reads(notebook(LORA, REFERENCE), as_version=4)
     settings = {**made.cells[-1].metadata.nbgrader, "grade_id": "mine"}
     made.cells.append(nbformat.v4.new_code_cell("assert True", metadata={"nbgrader": settings}))
-    return nbformat.writes(made)
+    database = f"sqlite:///{tmp_path / 'gradebook.db'}"
+    with Gradebook(database) as book:
+        book.add_assignment("lora")
+    return SaveCells().preprocess(made, {"nbgrader": {"notebook": "lora", "assignment": "lora", "db_url": database}})
 
 
-def test_without_a_sandbox_it_refuses(monkeypatch: pytest.MonkeyPatch):
+@no_sandbox
+def test_a_cell_of_the_instructors_gives_no_points_unrun(with_another_test: Any):
+    from tinypeft.grading.exports.nbgrader_preprocessor import GradeSubmission
+
+    graded, _ = GradeSubmission().preprocess(*with_another_test)
+    assert graded.cells[-1].outputs[0].output_type == "error"
+
+
+def test_without_a_sandbox_it_refuses(with_another_test: Any, monkeypatch: pytest.MonkeyPatch):
     from tinypeft.grading.exports import nbgrader_preprocessor
 
     monkeypatch.setattr(nbgrader_preprocessor, "can_confine", lambda: "no bwrap")
-    notebook = nbformat.reads(_with_another_test(), as_version=4)
     with pytest.raises(RuntimeError, match="there is none here: no bwrap"):
-        nbgrader_preprocessor.GradeSubmission().preprocess(notebook, {})
-    graded, _ = nbgrader_preprocessor.GradeSubmission(unconfined=True).preprocess(notebook, {})
+        nbgrader_preprocessor.GradeSubmission().preprocess(*with_another_test)
+    graded, _ = nbgrader_preprocessor.GradeSubmission(unconfined=True).preprocess(*with_another_test)
     assert graded.cells[2].outputs[1].data["text/plain"] == "10.0"

@@ -57,7 +57,8 @@ def run_nbgrader(name: str, out: Path | None = None) -> Path:
                "the students' from it. For marks that their code cannot reach, add this to nbgrader_config.py:", markdown=False)
     print(textwrap.indent(TRUSTED, "    "))
     print_text(f"With it, `nbgrader autograde {path.parent.name}` grades the solution cell in a sandbox, and runs nothing else "
-               "of the notebook. Without it, what is in the notebook can give itself any points.", markdown=False)
+               "of the notebook. Without it, what is in the notebook can give itself any points. Notebooks of other "
+               "assignments are run as ever, and can write to the gradebook: keep those in another course.", markdown=False)
     return path
 
 

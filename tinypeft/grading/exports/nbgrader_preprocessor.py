@@ -5,7 +5,9 @@
     c.Autograde.autograde_preprocessors = PREPROCESSORS
 
 the file in a solution cell is graded as `tinypeft grade` does it, in a sandbox and with private inputs, and each test cell gets
-its points and its message as if it had been run. Notebooks of other assignments are run, as ever. Needs the extra `nbgrader`.
+its points and its message as if it had been run. Whether it is one of our assignments is asked of the gradebook, not of what is
+handed in, from which any cell may have been deleted. Notebooks of other assignments are run, as ever, and what is run can write
+to the gradebook: keep those in a course of their own. Needs the extra `nbgrader`.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_output
+from nbgrader.api import Gradebook
 from nbgrader.converters import Autograde
-from nbgrader.preprocessors import Execute
+from nbgrader.preprocessors import Execute, OverwriteCells
 from nbgrader.utils import is_grade
 from traitlets import Bool, Integer
 
@@ -29,7 +33,7 @@ from tinypeft.grading.exports.machine import grade_content
 from tinypeft.grading.exports.nbgrader import verdict
 from tinypeft.grading.run import Report, zero_report
 
-CALL = re.compile(r'points\("(\w+)", "[\w.]+", "(\w+)"\)\s*$')  # the last line of a test cell; nbgrader has put it right before
+CALL = re.compile(r'points\("(\w+)", "[\w.]+", "(\w+)"\)\s*$')  # the last line of a test cell
 SEED = secrets.randbits(32)  # one for all students of a run
 
 
@@ -40,15 +44,17 @@ class GradeSubmission(Execute):
     seed = Integer(SEED, help="Inputs are drawn from it.").tag(config=True)
 
     def preprocess(self, nb: NotebookNode, resources: Any = None, km: Any = None) -> tuple[NotebookNode, Any]:
-        """Put points and messages into the test cells.
+        """Put points and messages into the test cells, and put back those that were deleted.
 
         Raises:
             RuntimeError: there is no sandbox, and `unconfined` was not set.
         """
-        called = {cell.metadata.nbgrader.grade_id: match for cell in nb.cells if is_grade(cell) and cell.cell_type == "code"
-                  and (match := CALL.search(cell.source))}
-        if not called:
+        given = _test_cells(resources["nbgrader"])
+        if not given:
             return super().preprocess(nb, resources, km)
+        there = {cell.metadata.nbgrader.grade_id for cell in nb.cells if is_grade(cell)}
+        nb.cells += [cell for name, cell in given.items() if name not in there]
+        called = {name: match for name, cell in given.items() if (match := CALL.search(cell.source))}
         report = self._report(nb, next(iter(called.values()))[1])
         found = {test.name: test for test in report.tests}
         for cell in nb.cells:
@@ -74,6 +80,20 @@ class GradeSubmission(Execute):
         except ValueError as error:
             return zero_report(exercise, "missing-file", str(error), seed=self.seed, confined=confined)
         return grade_content(exercise, content, seed=self.seed, confined=confined)
+
+
+def _test_cells(of: Mapping[str, str]) -> dict[str, NotebookNode]:
+    """The test cells of ours that a notebook had when it was given out, by their ids; none in other assignments.
+
+    Args:
+        of: which notebook it is, and where the gradebook is, as nbgrader tells each preprocessor.
+    """
+    with Gradebook(of["db_url"]) as book:
+        notebook = book.find_notebook(of["notebook"], of["assignment"])
+        worth = {cell.name: cell.max_score for cell in notebook.grade_cells}
+        cells = [OverwriteCells().missing_cell_transform(cell, worth[cell.name]) for cell in notebook.source_cells
+                 if cell.name in worth and cell.cell_type == "code" and CALL.search(cell.source)]
+    return {cell.metadata["nbgrader"]["grade_id"]: new_code_cell(cell.source, metadata=cell.metadata) for cell in cells}
 
 
 PREPROCESSORS = [GradeSubmission if one is Execute else one for one in Autograde.autograde_preprocessors.default_args[0]]
