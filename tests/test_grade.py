@@ -135,11 +135,13 @@ def test_a_class_is_written_to_a_folder(graded, stand, submissions, tmp_path, ca
     assert found == read(marks / "summary.json")
     assert (found["submissions"], found["graded"], found["full_marks"]) == (4, 3, 2)
     assert (found["mean"], found["median"]) == (90, 100)
-    rows = list(csv.DictReader((marks / "marks.csv").read_text("utf-8").splitlines()))
+    rows = list(csv.DictReader((marks / "marks.csv").read_text("utf-8-sig").splitlines()))
     assert [(row["student"], row["score"], row["mistake"], row["trouble"]) for row in rows] == [
         ("anna", "100", "", ""), ("bert", "70", "lora.no_scale", ""), ("cleo", "100", "", ""),
         ("dora", "", "", "the file is empty")]
     assert (rows[1]["test_forward"], rows[1]["test_init"], rows[3]["test_init"]) == ("0", "10", "")
+    assert all((marks / row["report"]).is_file() for row in rows)
+    assert (marks / "marks.csv").read_bytes().startswith(b"\xef\xbb\xbf"), "for Excel"
     assert (marks / "histogram.png").read_bytes() == b"a picture"
     assert "![A picture.](histogram.png)" in (marks / "summary.md").read_text("utf-8")
     said = capsys.readouterr().out
@@ -400,14 +402,14 @@ def test_a_name_stays_readable():
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "＝1", " =1"])
 def test_no_cell_of_the_marks_is_a_formula(text):
-    rows = list(csv.reader(as_csv(marks_table(EXERCISE, [entry(text, trouble=text)])).splitlines()))
-    assert rows[1][0] == rows[1][-1] == f"'{text}"
+    rows = list(csv.reader(as_csv(marks_table(EXERCISE, [entry(text, trouble=text)], [""])).splitlines()))
+    assert rows[1][0] == rows[1][-2] == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["x;=1+1;y", 'x"; =1+1;"y', "x\t=1+1", "\t=1", ";\t=1", "x\n=1"])
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_no_cell_is_a_formula_where_another_character_separates(text, separator):
-    table = as_csv(marks_table(EXERCISE, [entry(text, trouble=text)]))
+    table = as_csv(marks_table(EXERCISE, [entry(text, trouble=text)], [""]))
     cells = [cell for row in csv.reader(table.splitlines(), delimiter=separator) for cell in row]
     assert not any(cell.lstrip().startswith("=") for cell in cells)
 
@@ -427,6 +429,28 @@ def test_where_no_holdout_decided_it_is_said(number, holdout, said, tmp_path):
     found = summary(grading, [one])
     for text in (found["warning"], headline(found), class_report(found, None), student_report(one, grading.exercise)):
         assert ("No holdout: the Polish names that decided come with tinypeft" in text) == said
+
+
+def test_who_is_gone_from_the_class_is_named(graded, submissions, capsys):
+    graded()
+    (submissions / "bert.py").unlink()
+    capsys.readouterr()
+    graded()
+    assert "from before: bert." in capsys.readouterr().out
+
+
+def test_many_mistakes_are_cut_and_it_is_said(stand, graded, capsys):
+    stand.known["# bert\n"] = report({test: (f"lora.kind_{i}", "wrong") for i, test in enumerate(EXERCISE.points)})
+    graded()
+    assert "and 1 more, in summary.md" in capsys.readouterr().out
+
+
+def test_a_file_is_no_folder_for_marks_and_a_holdout_has_to_exist(submissions, tmp_path):
+    (tmp_path / "marks").write_text("")
+    with pytest.raises(ValueError, match=r"marks is a file: name a folder"):
+        run_grade(submissions, "04", tmp_path / "marks")
+    with pytest.raises(FileNotFoundError, match=r"^no file .*nosuch$"):
+        run_grade(submissions, "14", tmp_path / "other", holdout=tmp_path / "nosuch")
 
 
 def test_a_student_is_told_what_was_wrong_and_where_to_read_and_not_the_seed():

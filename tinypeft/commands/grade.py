@@ -25,6 +25,7 @@ from tinypeft.grading.marks import as_csv, marks_table, summary
 from tinypeft.grading.run import check_holdout
 
 FORMATS = ("table", "json")
+BYTE_ORDER_MARK = "\ufeff"  # without it, Excel takes UTF-8 for something else
 SHOWN = 8  # mistakes in the terminal; the summary has all
 
 
@@ -52,6 +53,9 @@ def run_grade(submissions: Path, exercise: str, out: Path, *, workers: int | Non
         print(json.dumps(found, indent=2))
     else:
         _print(found, out)
+        if gone := {path.stem for path in (out / "students").glob("*.json")} - {one.name for one in every}:
+            print_text(f"No longer among the submissions, but in {out / 'students'} from before: {', '.join(sorted(gone))}.",
+                       markdown=False)
     return found
 
 
@@ -59,6 +63,8 @@ def _check(submissions: Path, out: Path, workers: int | None, scheduler: str | N
            ) -> None:
     if output_format not in FORMATS:
         raise ValueError(f"--format {output_format}; expected one of {', '.join(FORMATS)}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a folder")
     if out.resolve().is_relative_to(submissions.resolve()):
         raise ValueError(f"--out {out} is in {submissions}, where all are submissions: name a folder outside of it")
     if submissions.resolve().is_relative_to(out.resolve()):
@@ -78,7 +84,8 @@ def write_marks(grading: Grading, every: Sequence[HandedIn], entries: Sequence[E
 
     for one, entry in zip(every, entries, strict=True):
         write_text(out / "students" / f"{one.name}.md", student_report(entry, grading.exercise))
-    write_text(out / "marks.csv", as_csv(marks_table(grading.exercise, entries)))
+    table = marks_table(grading.exercise, entries, [f"students/{one.name}.md" for one in every])
+    write_text(out / "marks.csv", BYTE_ORDER_MARK + as_csv(table))
     found = summary(grading, entries)
     scores, alt = [entry["score"] for entry in entries if entry["score"] is not None], None
     if scores:
@@ -96,6 +103,8 @@ def _print(found: dict[str, Any], out: Path) -> None:
     print_table(["test", "points", "passed", "share"], test_rows(found), 0, markdown=False)
     if rows := mistake_rows(found):
         print_table(["found in failed tests", "submissions", "lesson, section"], rows[:SHOWN], 0, markdown=False)
+        if len(rows) > SHOWN:
+            print(f"and {len(rows) - SHOWN} more, in summary.md\n")
     for one in found["trouble"]:
         print_text(f"{one['student']} ({one['source']}) is not graded: {one['trouble']}", markdown=False)
     print_text(f"{headline(found)} All is in {out}: marks.csv, summary.md, and a report for each in students.", markdown=False)

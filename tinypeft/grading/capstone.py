@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinypeft.files.text import existing
 from tinypeft.grading import PUBLIC_SEED
 from tinypeft.grading.archive import TooLarge, read_zip
 from tinypeft.grading.exercise import Exercise
@@ -188,7 +189,7 @@ def read_holdout(path: Path) -> list[str]:
         ValueError: a line that is no name in the base's alphabet, a name that anybody could have trained on, or too few.
     """
     lines: dict[str, int] = {}
-    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, raw in enumerate(existing(path).read_bytes().splitlines(), start=1):
         name, where = raw.decode("utf-8", "replace").strip(), f"{path}, line {number}"
         if name and (plain := fold(name)) != name:
             raise ValueError(f"{where}: {name[:40]!r} is no name of 2 to 20 letters from A to Z, of which the first is large"

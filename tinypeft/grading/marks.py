@@ -25,14 +25,18 @@ def worst_mistake(entry: Entry) -> str:
     return max(lost, key=lambda mistake: (lost[mistake], "." in mistake), default="")
 
 
-def marks_table(exercise: Exercise, entries: Sequence[Entry]) -> list[list[str]]:
-    """A header, and a row for each student. Who could not be graded has no points, not 0."""
-    rows = [["student", "score", "max", *exercise.points, "mistake", "trouble"]]
-    for entry in entries:
+def marks_table(exercise: Exercise, entries: Sequence[Entry], reports: Sequence[str]) -> list[list[str]]:
+    """A header, and a row for each student. Who could not be graded has no points, not 0.
+
+    Args:
+        reports: where each one's report is.
+    """
+    rows = [["student", "score", "max", *exercise.points, "mistake", "trouble", "report"]]
+    for entry, report in zip(entries, reports, strict=True):
         points = {test["name"]: str(test["points"]) for test in entry["tests"]}
         score = "" if entry["score"] is None else str(entry["score"])
         rows.append([entry["student"], score, str(entry["max"]), *(points.get(test, "") for test in exercise.points),
-                     worst_mistake(entry), entry["trouble"]])
+                     worst_mistake(entry), entry["trouble"], report])
     return rows
 
 
