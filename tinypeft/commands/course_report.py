@@ -51,18 +51,24 @@ def _said(test: TestResult, told: set[str]) -> str:
     Args:
         told: reasons told so far; this one is added.
     """
-    call, _, reason = test.message.partition("): ")
-    function = call.partition("(")[0]
-    if test.mistake == "not-implemented":
-        return f"{function}: not written yet"
-    if test.mistake == "missing":
-        return f"{function}: not there"
-    if test.mistake not in FAILURES or not reason:
-        return test.message
-    if reason in told:
+    text, reason = why(test.message, test.mistake)
+    if test.mistake in FAILURES and reason in told:
         return "the same"
     told.add(reason)
-    return f"the file cannot be loaded: {reason}" if test.mistake == "load" else test.message
+    return text
+
+
+def why(message: str, mistake: str | None) -> tuple[str, str]:
+    """What to say of a failed test, and its reason, which is the same for all that one thing has stopped."""
+    call, _, reason = message.partition("): ")
+    function = call.partition("(")[0]
+    if mistake == "not-implemented":
+        return f"{function}: not written yet", function
+    if mistake == "missing":
+        return f"{function}: not there", function
+    if mistake not in FAILURES or not reason:
+        return message, message
+    return (f"the file cannot be loaded: {reason}" if mistake == "load" else message), reason
 
 
 def _beside(head: str, text: str) -> list[str]:

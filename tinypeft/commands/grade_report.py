@@ -10,6 +10,7 @@ import html
 import re
 from typing import Any
 
+from tinypeft.commands.course_report import why
 from tinypeft.grading.batch import Entry
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.marks import warning
@@ -29,14 +30,15 @@ def student_report(entry: Entry, exercise: Exercise) -> str:
     for test in entry["tests"]:
         mistake = "" if test["passed"] else test["mistake"]
         lines.append(f"| {spoken(test['name'])} | {test['points']} | {test['max']} | {mistake} | "
-                     f"{exercise.mistakes.get(mistake, '')} |")
+                     f"{exercise.section(mistake)} |")
     lines.append("")
-    messages: dict[str, list[str]] = {}
+    reasons: dict[str, tuple[str, list[str]]] = {}
     for test in entry["tests"]:
         if not test["passed"]:
-            messages.setdefault(test["message"], []).append(spoken(test["name"]))
-    for message, tests in messages.items():
-        lines += [f"## {', '.join(tests)}", "", *fenced(message), ""]
+            text, reason = why(test["message"], test["mistake"])
+            reasons.setdefault(reason, (text, []))[1].append(spoken(test["name"]))
+    for text, tests in reasons.values():
+        lines += [f"## {', '.join(tests)}", "", *fenced(text), ""]
     if printed := entry["printed"].rstrip().splitlines()[-PRINTED:]:
         lines += ["## What your code printed", "", *fenced("\n".join(printed)), ""]
     where = SANDBOX if entry["confined"] else NO_SANDBOX

@@ -73,7 +73,6 @@ def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
     found = Counter(mistake for entry in graded
                     for mistake in {test["mistake"] for test in entry["tests"] if not test["passed"]})
     passed = Counter(test["name"] for entry in graded for test in entry["tests"] if test["passed"])
-    sections = grading.exercise.mistakes
     return {
         "title": grading.exercise.title, **grading.depends_on,
         "warning": warning(grading.exercise, grading.depends_on["holdout"]), "submissions": len(entries), "graded": len(graded),
@@ -82,7 +81,7 @@ def summary(grading: Grading, entries: Sequence[Entry]) -> dict[str, Any]:
         "tests": [{"name": name, "points": points, "passed": passed[name],
                    "share": round(passed[name] / len(graded), 4) if graded else None}
                   for name, points in grading.exercise.points.items()],
-        "mistakes": [{"mistake": mistake, "students": count, "section": sections.get(mistake)}
+        "mistakes": [{"mistake": mistake, "students": count, "section": grading.exercise.section(mistake) or None}
                      for mistake, count in sorted(found.items(), key=lambda item: (-item[1], item[0]))],
         "trouble": [{"student": entry["student"], "source": entry["source"], "trouble": entry["trouble"]}
                     for entry in entries if entry["trouble"]],
