@@ -453,6 +453,28 @@ def test_a_file_is_no_folder_for_marks_and_a_holdout_has_to_exist(submissions, t
         run_grade(submissions, "14", tmp_path / "other", holdout=tmp_path / "nosuch")
 
 
+def test_what_compares_belongs_to_the_grader(tmp_path, monkeypatch):
+    before = batch.grader_hash(EXERCISE)
+    for file in Path(batch.__file__).parent.glob("*.py"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(batch, "__file__", str(tmp_path / "batch.py"))
+    assert batch.grader_hash(EXERCISE) == before
+    with (tmp_path / "compare.py").open("a") as file:
+        file.write("# another\n")
+    assert batch.grader_hash(EXERCISE) != before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_where_there_is_nothing_to_grade_nothing_is_written(there, tmp_path):
+    """Or the next call, with the right exercise, would find the marks of another."""
+    folder = tmp_path / "class"
+    if there:
+        folder.mkdir()
+    with pytest.raises(ValueError, match="no submission in" if there else "is no folder of submissions"):
+        run_grade(folder, "05", tmp_path / "marks", confined=False)
+    assert not (tmp_path / "marks").exists()
+
+
 def test_a_student_is_told_what_was_wrong_and_where_to_read_and_not_the_seed():
     failed = {"test_forward": ("lora.no_scale", "lora_forward(...), at [0]")}
     text = student_report(entry("anna", failed, seed=987654321), EXERCISE)

@@ -1,7 +1,7 @@
 """`tinypeft grade`: a class, from a folder of submissions to a folder of marks.
 
     MARKS/grading.json           exercise and seed, which stay the same when the command is given again
-    MARKS/submitted/NAME.py      what was graded
+    MARKS/submitted/NAME.py      what was graded; NAME.zip of the capstone
     MARKS/students/NAME.json     the report; NAME.md the same to be read, and given to the student
     MARKS/marks.csv              a row for each student
     MARKS/summary.md, .json      of the class, with histogram.png
@@ -18,7 +18,7 @@ from tinypeft.commands.grade_report import class_report, headline, mistake_rows,
 from tinypeft.commands.tables import print_table, print_text
 from tinypeft.files import replace_file, write_json, write_text
 from tinypeft.grading.batch import Entry, Grading, class_seed, grade_class
-from tinypeft.grading.collect import HandedIn, collect
+from tinypeft.grading.collect import HandedIn, by_student, collect
 from tinypeft.grading.confine import can_confine
 from tinypeft.grading.exercise import find_exercise
 from tinypeft.grading.marks import as_csv, marks_table, summary
@@ -45,6 +45,7 @@ def run_grade(submissions: Path, exercise: str, out: Path, *, workers: int | Non
     if confined and scheduler is None and (missing := can_confine()):
         raise RuntimeError(f"submissions are graded in a sandbox, and there is none here: {missing}. --unconfined grades "
                            "without: a submission can then read graders and other submissions, and write and delete like you")
+    by_student(submissions)  # raises, if there is nothing to grade, before anything is written
     grading = Grading(chosen, class_seed(out, chosen, seed), confined, None if holdout is None else holdout.absolute())
     every = collect(submissions, chosen, out.absolute() / "submitted")
     entries = grade_class(grading, every, out, workers=workers, scheduler=scheduler, again=again)
@@ -102,7 +103,7 @@ def _print(found: dict[str, Any], out: Path) -> None:
     print(f"{found['exercise']}: {found['title']}\n")
     print_table(["test", "points", "passed", "share"], test_rows(found), 0, markdown=False)
     if rows := mistake_rows(found):
-        print_table(["found in failed tests", "submissions", "lesson, section"], rows[:SHOWN], 0, markdown=False)
+        print_table(["found in failed tests", "submissions", "lesson, section"], rows[:SHOWN], (0, 2), markdown=False)
         if len(rows) > SHOWN:
             print(f"and {len(rows) - SHOWN} more, in summary.md\n")
     for one in found["trouble"]:

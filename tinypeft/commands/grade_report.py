@@ -69,13 +69,13 @@ def class_report(found: dict[str, Any], alt: str | None) -> str:
 
 
 def headline(found: dict[str, Any]) -> str:
-    """In one sentence or two."""
+    """The class in a few words."""
     where = SANDBOX if found["confined"] else NO_SANDBOX
     graded = f"{found['graded']} of {found['submissions']} submissions graded, {where}; seed {found['seed']}."
     graded += f" {found['warning']}".rstrip()
     if not found["graded"]:
         return graded
-    return (f"{graded} Of {found['max']} points: mean {found['mean']:g}, median {found['median']:g}; all of them: "
+    return (f"{graded} Of {found['max']} points: mean {found['mean']:g}, median {found['median']:g}; with all of them: "
             f"{found['full_marks']}.")
 
 

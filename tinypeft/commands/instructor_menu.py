@@ -20,7 +20,7 @@ Exported = Annotated[str, typer.Argument(metavar="NN", help="An exercise, by num
 @instructor_menu.command(rich_help_panel=PANEL)
 def grade(
     submissions: Annotated[Path, typer.Argument(help="Folder with a file, a notebook, a zip or a folder for each student, "
-                                                     "called as they are.")],
+                                                     "named after them.")],
     exercise: Annotated[str, typer.Option(metavar="NN", help="By number or name: 04, lora.")],
     out: Annotated[Path, typer.Option(help="Folder for marks and reports; one that has some gets what is missing.")],
     workers: Annotated[int | None, typer.Option(help="Submissions at a time. Default: two for each core.")] = None,

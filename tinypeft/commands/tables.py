@@ -12,18 +12,19 @@ if TYPE_CHECKING:
 WIDTH = 116  # columns, of what is not narrower: longer lines are hard to read
 
 
-def print_table(header: list[str], rows: list[list[str]], left: int, markdown: bool, width: int | None = None,
+def print_table(header: list[str], rows: list[list[str]], left: int | Collection[int], markdown: bool, width: int | None = None,
                 broken: Collection[int] = ()) -> None:
-    """All columns but one, `left`, are numbers; where `width` leaves too little room, those in `broken` take several lines."""
+    """All columns but those in `left` are numbers. Where `width` leaves too little room, `broken` ones take several lines."""
+    texts = {left} if isinstance(left, int) else set(left)
     if markdown:
-        rules = [":--" if i == left else "--:" for i in range(len(header))]
+        rules = [":--" if i in texts else "--:" for i in range(len(header))]
         print("\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows)) + "\n")
         return
     from rich.table import Table
 
     table = Table(*header)
     for i, column in enumerate(table.columns):
-        column.justify, column.no_wrap = "left" if i == left else "right", i not in broken
+        column.justify, column.no_wrap = "left" if i in texts else "right", i not in broken
     for row in rows:
         table.add_row(*row)
     _console(width).print(table)

@@ -35,7 +35,7 @@ from tinypeft.grading.run import Report, grade_file
 
 FORMAT = 1
 SEED_BITS = 48  # of a private seed: exact in every program that reads JSON
-NEW_POOLS = 3  # as often a pool that lost a process is made again
+POOLS = 3  # at most: the first, and new ones for what a broken one has left
 MOST_PROCESSES = 60  # in a pool; Windows has no more
 RETRIES = 3  # of a task on a cluster
 CONNECT_SECONDS = 20.0
@@ -72,8 +72,9 @@ class Grading:
 
 
 def grader_hash(exercise: Exercise) -> str:
-    """Of what gives the points: the grader, the list of its tests, and the release of tinypeft."""
-    parts = (exercise.grader.read_bytes(), (exercise.folder / "exercise.toml").read_bytes(), version("tinypeft").encode())
+    """Of what gives the points: the grader, the list of its tests, all that grades beside it, and the release of tinypeft."""
+    files = [exercise.grader, exercise.folder / "exercise.toml", *sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [file.read_bytes() for file in files] + [version("tinypeft").encode()]
     return _hash(b"\0".join(parts))
 
 
@@ -100,7 +101,7 @@ def grade_class(grading: Grading, every: Sequence[HandedIn], marks: Path, *, wor
 
     Args:
         marks: folder for the reports. On a cluster, all machines see it at the same place.
-        workers: how many at a time; default: one for each core, and as many more, since who hangs does not work.
+        workers: how many at a time; default: two for each core, since a submission that hangs uses none.
         scheduler: Dask's address; its workers do it.
         again: make reports again that are there.
 
@@ -163,7 +164,7 @@ def _outcomes(grading: Grading, pending: dict[str, HandedIn], workers: int, sche
               ) -> Generator[tuple[str, Entry], None, None]:
     """Name and outcome of each, as they come. A pool that lost a process is made again, for those that are left."""
     left, settings, holdout = dict(pending), grading.settings(elsewhere=scheduler is not None), str(grading.holdout or "")
-    for _ in range(NEW_POOLS):
+    for _ in range(POOLS):
         if not left:
             return
         files = (str(next(iter(left.values())).file), holdout)  # what every machine should see

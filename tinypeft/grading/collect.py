@@ -2,7 +2,8 @@
 
     NAME.py          any name: it is the student's
     NAME.ipynb       the cell that begins with %%writefile lora.py
-    NAME.zip, NAME/  lora.py, at the top or deeper, if there is one; else the notebook with that cell, or the only .py
+    NAME.zip, NAME/  lora.py, at the top or deeper, or a notebook with that cell; if there are both, they have to agree; or else
+                     the only .py
     NAME.zip         of the capstone, whose file is adapter.zip: itself
 
 No link is followed and nothing is believed. What is wrong with one submission is a sentence beside its student, no more.
@@ -72,15 +73,11 @@ def collect(folder: Path, exercise: Exercise, target: Path) -> list[HandedIn]:
     Raises:
         ValueError: no folder, or nothing in it.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder of submissions: expected one with a file, a zip or a folder for each student")
     found, names = [], set[str]()
-    for student, places in sorted(_by_student(folder).items()):
+    for student, places in sorted(by_student(folder).items()):
         name = report_name(student, names)
         names.add(name.casefold())
         found.append(_copied(student, name, places, exercise, target))
-    if not found:
-        raise ValueError(f"there is no submission in {folder}")
     assert len(names) == len(found)
     return found
 
@@ -106,13 +103,21 @@ def report_name(student: str, taken: set[str]) -> str:
 
 # ---- who ------------------------------------------------------------------------------------------------------------
 
-def _by_student(folder: Path) -> dict[str, list[Path]]:
-    """Student -> what carries their name. Two forms of an accented letter are one; a folder's name has no suffix."""
+def by_student(folder: Path) -> dict[str, list[Path]]:
+    """Student -> what carries their name. Two forms of an accented letter are one; a folder's name has no suffix.
+
+    Raises:
+        ValueError: no folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of submissions: expected one with a file, a zip or a folder for each student")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if not _ignored(path.name):
             student = path.name if path.is_dir() and not path.is_symlink() else path.stem
             found.setdefault(unicodedata.normalize("NFC", student), []).append(path)
+    if not found:
+        raise ValueError(f"there is no submission in {folder}")
     return found
 
 
@@ -309,4 +314,4 @@ def _written_by(line: str) -> str:
     return file.strip().strip("'\"").removeprefix("./") if magic in MAGICS else ""
 
 
-__all__ = ["HandedIn", "collect", "in_folder", "only_cell", "report_name"]
+__all__ = ["HandedIn", "by_student", "collect", "in_folder", "only_cell", "report_name"]

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures `submission` and `adapter`, and a report. Nothing is imported until a test asks for one.
+"""The pytest plugin: the fixtures `submission` and `adapter`, and a report. What grades is imported when a test asks for one.
 
     pytest exercises/04_lora                       advisory: what you edit, in your own pytest; where there is no grader
                                                    beside it, as in a learner's folder, with the packaged one
@@ -103,14 +103,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     outcome: Any = yield
     report, error = outcome.get_result(), call.excinfo.value if call.excinfo else None
     report.told = None
-    if error is not None and report.failed:
+    asked = not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+    if error is not None and report.failed and asked:
         from tinypeft.grading.submission import Wrong, message_of
 
         report.told = message_of(error)
         if isinstance(error, Wrong):
             report.longrepr = report.told  # the message is all: no lines of ours
-    report.mistake = getattr(error, "mistake", None) or ("error" if error else None)
-    report.graded = not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) and item.path.with_name("exercise.toml").exists()
+    report.mistake = getattr(error, "mistake", None) or ("skipped" if report.skipped else "error" if error else None)
+    report.graded = asked and item.path.with_name("exercise.toml").exists()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -140,7 +141,7 @@ class _Report:
         row["passed"] = report.when == "call" and report.passed
         row["message"] = " ".join(text for name, text in report.user_properties if name == TOLD)
         if not report.passed:
-            row |= {"message": report.told or str(report.longrepr), "mistake": report.mistake or "skipped"}
+            row |= {"message": report.told or str(report.longrepr), "mistake": report.mistake or "error"}
 
     def pytest_sessionfinish(self) -> None:
         content = {"tests": self.rows, "printed": self.config.stash.get(PRINTED, "")}
