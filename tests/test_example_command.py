@@ -17,6 +17,7 @@ from tinypeft.claims.examples.figures import draw
 from tinypeft.cli import app
 from tinypeft.commands import example as command
 from tinypeft.commands.example import run_example
+from tinypeft.commands.tables import WIDTH
 from tinypeft.viz.vectors import plot_moves
 
 QUICK = ("lora-1000", "lora-forward", "prompt-768")
@@ -38,7 +39,7 @@ def shown(capsys, *args, **options):
 def test_it_fits_the_terminal(monkeypatch, capsys, name, width):
     monkeypatch.setenv("COLUMNS", str(width))
     lines = shown(capsys, name).split("\n")
-    assert max(map(len, lines)) <= min(width, command.WIDTH)
+    assert max(map(len, lines)) <= min(width, WIDTH)
     assert [line for line in lines if line != line.rstrip()] == []
 
 

@@ -16,8 +16,8 @@ from tinypeft.budget.methods import METHODS
 from tinypeft.budget.planner import plan
 from tinypeft.budget.units import format_bytes
 from tinypeft.cli import app
-from tinypeft.commands import plan_report
 from tinypeft.commands.plan import run_plan
+from tinypeft.commands.tables import WIDTH, terminal_width
 
 SMALL = {"model": "tinypeft/surnames", "tokens": 16, "tasks": 20}
 FEW = "lora,qlora,pfeiffer,prefix,full"
@@ -233,4 +233,4 @@ def test_an_error_is_a_sentence():
 
 def test_the_width_of_text_has_an_upper_limit(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    assert plan_report._width() == plan_report.WIDTH
+    assert terminal_width() == WIDTH
