@@ -466,6 +466,17 @@ def test_a_file_that_cannot_be_loaded_says_why(tmp_path):
             assert found.kind in ("load", "not-implemented")
 
 
+def test_a_file_that_may_not_be_read_is_said_and_nothing_left_behind(hostile, monkeypatch):
+    def unreadable(path: Path, _: int) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("tinypeft.grading.process.read_file", unreadable)
+    with Worker(hostile) as worker:
+        found = failure(worker, "count")
+    assert (found.kind, str(found)) == ("load", "it could not be read (Permission denied)")
+    assert not worker.folder.exists()
+
+
 def test_nothing_is_left_behind(hostile):
     with Worker(hostile) as worker:
         worker.call("count")

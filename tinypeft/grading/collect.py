@@ -25,7 +25,7 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 from tinypeft.files import replace_file
-from tinypeft.grading.archive import read_file, read_zip
+from tinypeft.grading.archive import read_file, read_zip, unreadable
 from tinypeft.grading.compare import clean
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import MOST_SOURCE
@@ -41,6 +41,10 @@ NOT_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com",
 MAGICS = ("%%writefile", "%%file")  # first word of a cell that writes a file; the other is its name
 
 Files = Mapping[str, Callable[[], bytes]]  # relative name -> reads it; both may be anything
+
+
+class NoSuchFile(ValueError):
+    """The exercise's file is not among those that were handed in."""
 
 
 @dataclass(frozen=True)
@@ -137,17 +141,12 @@ def _copied(student: str, name: str, places: list[Path], exercise: Exercise, tar
         inside, content = next(iter(readers.values()))()
         _check(content, exercise)
     except Exception as error:  # whatever it is, it is this student's alone
-        trouble = str(error) if isinstance(error, ValueError) else f"it could not be read ({_words(error)})"
-        return HandedIn(told, name, source, trouble=clean(trouble, 1000))
+        return HandedIn(told, name, source, trouble=clean(unreadable(error), 1000))
     file = target / f"{name}{PurePosixPath(exercise.file).suffix}"
     with replace_file(file) as temporary:
         temporary.write_bytes(content)
     return HandedIn(told, name, source + (f": {clean(inside, 300)}" if inside else ""), file,
                     hashlib.sha256(content).hexdigest())
-
-
-def _words(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def _expected(exercise: Exercise) -> str:
@@ -195,7 +194,8 @@ def in_folder(folder: Path, exercise: Exercise) -> tuple[str, bytes]:
     """The exercise's file in the folder of one student: what it is called there, and its content.
 
     Raises:
-        ValueError: there is none, or it cannot be said which of several it is.
+        NoSuchFile: there is none.
+        ValueError: it cannot be said which of several it is, or it is something else than a file.
         OSError: it cannot be read.
     """
     files = dict(sorted(_files(folder), key=itemgetter(0)))
@@ -244,7 +244,7 @@ def _chosen(files: Files, exercise: Exercise) -> tuple[str, bytes]:
     if len(programs) == 1:
         return programs[0], files[programs[0]]()
     there = ", ".join(list(files)[:5]) + (", ..." if len(files) > 5 else "")
-    raise ValueError(f"there is no {exercise.file} in it" + (f", but {there}" if files else " or anything else"))
+    raise NoSuchFile(f"there is no {exercise.file} in it" + (f", but {there}" if files else " or anything else"))
 
 
 def _called(files: Files, wanted: str) -> list[str]:
@@ -314,4 +314,4 @@ def _written_by(line: str) -> str:
     return file.strip().strip("'\"").removeprefix("./") if magic in MAGICS else ""
 
 
-__all__ = ["HandedIn", "by_student", "collect", "in_folder", "only_cell", "report_name"]
+__all__ = ["HandedIn", "NoSuchFile", "by_student", "collect", "in_folder", "only_cell", "report_name"]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tinypeft.grading.archive import read_file
+from tinypeft.grading.archive import read_file, unreadable
 from tinypeft.grading.compare import clean
 from tinypeft.grading.confine import AS_NOBODY, WORKER, as_nobody, confined_command, system_call_filter
 from tinypeft.grading.worker import MOST_REPLY, WireError, decode, encode, send
@@ -185,11 +185,11 @@ class Worker:
 
 
 def _copy(submission: Path, file: Path) -> str | None:
-    """Copy what was handed in, unless it is something else than a file: then why not."""
+    """Copy what was handed in, unless it is something else than a file, or may not be read: then why not."""
     try:
         content = read_file(submission, MOST_SOURCE)
-    except ValueError as error:
-        return str(error)
+    except (ValueError, OSError) as error:
+        return unreadable(error)
     file.write_bytes(content)
     file.chmod(0o644)  # whoever the worker becomes may read it
     return None
