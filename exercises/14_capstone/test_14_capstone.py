@@ -10,7 +10,7 @@ BUDGET = 10_000  # numbers in the adapter's tensors, all of them
 LEARNED, TARGET = 3.15, 3.05  # bits per character of Polish names; the base needs 3.71
 FORGOTTEN = 0.25  # more bits per character of US names
 NOTHING = 0.02  # bits that a trained adapter gains at least
-BY_HEART = 0.4  # more bits gained on the validation names than on names that nobody has
+BY_HEART = 0.4  # more bits gained on the validation names than on names that are not shipped
 
 
 def test_files(adapter):
@@ -85,7 +85,7 @@ def reached(adapter, target, before=""):
     new, public = adapter.measured().new, adapter.measured().public
     answers(adapter, new.after)
     target += max(0.0, new.before - public.before)
-    names = "names that nobody has" if adapter.held_out else "names"
+    names = "names that are not shipped" if adapter.held_out else "names"
     said = f"Polish {names} take {new.after:.3f} bits per character (the base {new.before:.3f})."
     adapter.require(new.rise <= -NOTHING, f"{before}{said} It has learned nothing: was it trained before it was saved?",
                     "capstone.untrained")

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinypeft.files.text import existing
 from tinypeft.grading import PUBLIC_SEED
-from tinypeft.grading.archive import TooLarge, read_zip
+from tinypeft.grading.archive import TooLarge, read_zip, unreadable
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.process import Failure, Limits, Worker
 from tinypeft.grading.submission import Wrong, explained
@@ -50,7 +50,7 @@ class Measured:
     """What came out.
 
     Attributes:
-        new: of the names that decide: those of the validation split, or others that nobody has.
+        new: of the names that decide: those of the validation split, or others that are not shipped.
         public: of the validation split.
         old: of US surnames, which the base knows.
         base_kept: whether the base is the same once the adapter is switched off.
@@ -62,7 +62,7 @@ class Measured:
     base_kept: bool
 
 
-class HandedIn:
+class OpenedAdapter:
     """A zip that was handed in, and the process in which it is looked at; each thing is found out once.
 
     Args:
@@ -112,8 +112,8 @@ class HandedIn:
             raise _wrong("there is no adapter.zip: capstone.py writes it", "capstone.files") from None
         except TooLarge as error:
             raise _wrong(f"{error}: an adapter is small", "capstone.too_large") from None
-        except ValueError as error:
-            raise _wrong(str(error), "capstone.files") from None
+        except (ValueError, OSError) as error:
+            raise _wrong(unreadable(error), "capstone.files") from None
         if files.keys() != FILES:
             raise _wrong(f"the zip holds {', '.join(sorted(files)) or 'nothing'}; expected {' and '.join(sorted(FILES))}, as "
                          "save_pretrained writes them, in no folder", "capstone.files")
@@ -145,8 +145,8 @@ class Adapter:
         say: what a test has found goes there, for the report of one that passes.
     """
 
-    def __init__(self, handed_in: HandedIn, exercise: Exercise, say: Callable[[str], None]):
-        self._handed_in, self._exercise, self.say = handed_in, exercise, say
+    def __init__(self, opened: OpenedAdapter, exercise: Exercise, say: Callable[[str], None]):
+        self._opened, self._exercise, self.say = opened, exercise, say
 
     def described(self) -> dict[str, Any]:
         """See evaluator.describe.
@@ -154,7 +154,7 @@ class Adapter:
         Raises:
             Wrong: there is nothing to describe.
         """
-        return self._told(self._handed_in.described)
+        return self._told(self._opened.described)
 
     def measured(self) -> Measured:
         """Bits per character.
@@ -162,12 +162,12 @@ class Adapter:
         Raises:
             Wrong: it cannot be put into the base.
         """
-        return self._told(self._handed_in.measured)
+        return self._told(self._opened.measured)
 
     @property
     def held_out(self) -> bool:
         """Whether names decide that are not shipped."""
-        return self._handed_in.holdout is not None
+        return self._opened.holdout is not None
 
     def require(self, holds: bool, message: str, mistake: str = "numeric") -> None:
         """Fail with a message."""
@@ -186,7 +186,7 @@ def read_holdout(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is no name in the base's alphabet, a name that anybody could have trained on, or too few.
+        ValueError: a line that is no name in the base's alphabet, a name that is shipped, or too few.
     """
     lines: dict[str, int] = {}
     for number, raw in enumerate(existing(path).read_bytes().splitlines(), start=1):
@@ -194,9 +194,9 @@ def read_holdout(path: Path) -> list[str]:
         if name and (plain := fold(name)) != name:
             raise ValueError(f"{where}: {name[:40]!r} is no name of 2 to 20 letters from A to Z, of which the first is large"
                              + (f" (perhaps {plain})" if plain else ""))
-        if name in _trained_on():
-            raise ValueError(f"{where}: {name} is one of the {COUNTRY} surnames that come with tinypeft, to train with or "
-                             "to validate; expected names that nobody could have trained on")
+        if name in _shipped():
+            raise ValueError(f"{where}: {name} is one of the {COUNTRY} surnames that come with tinypeft, on which anybody "
+                             "can train; expected names that are not shipped")
         if name in lines:
             raise ValueError(f"{where}: {name} stands in line {lines[name]} already")
         if name:
@@ -230,12 +230,12 @@ def _us_names() -> Split:
 
 
 @cache
-def _trained_on() -> frozenset[str]:
-    return frozenset([*_names().train, *_names().validation])
+def _shipped() -> frozenset[str]:
+    return frozenset([*_names().train, *_names().validation, *_names().test])
 
 
 def _wrong(message: str, mistake: str) -> Wrong:
     return Wrong(message, "adapter.zip", mistake)
 
 
-__all__ = ["BASE", "COUNTRY", "FILES", "MOST_BYTES", "Adapter", "Bits", "HandedIn", "Measured", "read_holdout", "us_names"]
+__all__ = ["BASE", "COUNTRY", "FILES", "MOST_BYTES", "Adapter", "Bits", "Measured", "OpenedAdapter", "read_holdout", "us_names"]

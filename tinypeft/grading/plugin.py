@@ -86,15 +86,15 @@ def submission(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any
 @pytest.fixture
 def adapter(request: pytest.FixtureRequest, _workers: dict[Path, Any]) -> Any:
     """The learner's adapter.zip, looked at in a process of its own."""
-    from tinypeft.grading.capstone import Adapter, HandedIn, read_holdout
+    from tinypeft.grading.capstone import Adapter, OpenedAdapter, read_holdout
     from tinypeft.grading.exercise import read_exercise
 
     exercise, option = read_exercise(request.path.parent), request.config.getoption
     file = _graded_file(request, exercise.file)
     if file not in _workers:
         holdout = option("--holdout")
-        _workers[file] = HandedIn(file, option("--confined"), read_holdout(Path(holdout)) if holdout else None,
-                                  option("--grading-seed"))
+        _workers[file] = OpenedAdapter(file, option("--confined"), read_holdout(Path(holdout)) if holdout else None,
+                                       option("--grading-seed"))
     return Adapter(_workers[file], exercise, lambda text: request.node.user_properties.append((TOLD, text)))
 
 
