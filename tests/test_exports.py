@@ -29,7 +29,7 @@ from tinypeft.grading.exports import nbgrader
 from tinypeft.grading.exports.classroom50 import result, write_bundle
 from tinypeft.grading.exports.gradescope import results, write_autograder
 from tinypeft.grading.exports.machine import grade_folder
-from tinypeft.grading.exports.wheel import make_wheel, repack
+from tinypeft.grading.exports.wheel import make_wheel, repack, write_zip
 from tinypeft.grading.run import zero_report
 
 LORA = find_exercise("04")
@@ -182,7 +182,7 @@ def test_nothing_to_grade_is_zero_of_all_points(files: dict[str, str], tmp_path:
         (tmp_path / name).write_text(text)
     report = grade_folder(LORA, tmp_path)
     assert (report.score, report.max, len(report.tests)) == (0, 100, len(LORA.points))
-    assert {test.mistake for test in report.tests} == {"missing-file"}
+    assert {test.mistake for test in report.tests} == {"no-submission"}
     assert "lora.py" in report.tests[0].message
     assert as_documented(results(report.to_dict()), TOP)
 
@@ -212,10 +212,32 @@ def test_a_zip_that_was_unpacked_is_one_again(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("tinypeft.grading.exports.machine.grade_file", looked_at)
     assert "adapter.zip" in grade_folder(capstone, tmp_path).tests[0].message
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / name).write_text(name)
+    packed = {name: name.encode() for name in ("adapter_config.json", "adapter_model.safetensors")}
+    for name, content in packed.items():
+        assert not seen
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / f"a {name}").write_text("of no interest")
+        grade_folder(capstone, tmp_path)
+    assert seen == [("adapter.zip", packed)]
+    write_zip(tmp_path / "Adapter.zip", {"mine": b""})  # what was packed by its author is what was meant
     grade_folder(capstone, tmp_path)
-    assert seen == [("adapter.zip", {name: name.encode() for name in ("adapter_config.json", "adapter_model.safetensors")})]
+    assert seen[1:] == [("adapter.zip", {"mine": b""})]
+    (tmp_path / "adapter_config.json").unlink()
+    (tmp_path / "adapter_config.json").symlink_to(tmp_path / "a adapter_config.json")
+    (tmp_path / "Adapter.zip").unlink()
+    report = grade_folder(capstone, tmp_path)
+    assert (report.tests[0].mistake, len(seen)) == ("no-submission", 2)
+    assert "is a link" in report.tests[0].message
+
+
+def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unreadable(path: Path, _: int) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "lora.py").write_text(REFERENCE)
+    monkeypatch.setattr("tinypeft.grading.collect.read_file", unreadable)
+    (test, *_) = grade_folder(LORA, tmp_path).tests
+    assert (test.mistake, test.message) == ("no-submission", "it could not be read (Permission denied)")
 
 
 def test_who_ends_the_grader_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -395,7 +417,7 @@ def test_classroom50_installs_with_pip_and_not_with_the_students(tmp_path: Path,
 
 
 def test_what_the_runner_leaves_out():
-    report, now = zero_report(LORA, "missing-file", "no file").to_dict(), datetime.now(UTC)
+    report, now = zero_report(LORA, "no-submission", "no file").to_dict(), datetime.now(UTC)
     given = {name: value for name, value in RUNNER.items() if name not in ("OWNER", "REVIEW_URL", "ASSIGNMENT_TYPE")}
     found = result(report, given, now)
     assert valid_result(found)

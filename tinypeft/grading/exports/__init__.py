@@ -1,4 +1,4 @@
-"""Exercises for other people's systems. Each of these reads the neutral report of run.py, and nothing else of the grader.
+"""Exercises for other people's systems. Results are made from the neutral report of run.py alone; machine.py does the grading.
 
     wheel.py         tinypeft itself as one file, for machines that are to install it
     machine.py       grading a submission there: in a sandbox, or with what else is possible

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinypeft.grading.archive import read_file
-from tinypeft.grading.collect import MOST_BYTES, in_folder
+from tinypeft.grading.archive import read_file, unreadable
+from tinypeft.grading.capstone import FILES
+from tinypeft.grading.collect import MOST_BYTES, NoSuchFile, in_folder
 from tinypeft.grading.confine import as_nobody, can_confine
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.exports.wheel import write_zip
@@ -27,9 +28,9 @@ def grade_folder(exercise: Exercise, folder: Path) -> Report:
         raise RuntimeError(f"every user has to be able to enter {closed}, or submissions could not import NumPy: install "
                            "Python and tinypeft elsewhere, such as in /opt")
     try:
-        content = _packed(folder, exercise) or in_folder(folder, exercise)[1]
+        content = _handed_in(folder, exercise)
     except (ValueError, OSError) as error:
-        return zero_report(exercise, "missing-file", str(error), confined=can_confine() is None)
+        return zero_report(exercise, "no-submission", unreadable(error), confined=can_confine() is None)
     return grade_content(exercise, content, seed=secrets.randbits(32), confined=can_confine() is None)
 
 
@@ -50,13 +51,14 @@ def _closed() -> Path | None:
     return next((path for path in reversed(ways) if path.stat().st_mode & 0o1 == 0), None)
 
 
-def _packed(folder: Path, exercise: Exercise) -> bytes | None:
-    """The zip that an exercise asks for, where a system has unpacked it."""
-    if not exercise.file.endswith(".zip") or list(folder.rglob(exercise.file)):
-        return None
-    files = {path.name: read_file(path, MOST_BYTES) for path in sorted(folder.iterdir())[:10] if not path.is_dir()}
-    if not files:
-        return None
+def _handed_in(folder: Path, exercise: Exercise) -> bytes:
+    """The exercise's file; the capstone's zip is packed again where a system has unpacked it."""
+    try:
+        return in_folder(folder, exercise)[1]
+    except NoSuchFile:
+        if not exercise.file.endswith(".zip") or not {path.name for path in folder.iterdir()} >= FILES:
+            raise
+    files = {name: read_file(folder / name, MOST_BYTES) for name in FILES}
     with tempfile.TemporaryDirectory(prefix="tinypeft-") as temporary:
         write_zip(Path(temporary, "packed.zip"), files)
         return Path(temporary, "packed.zip").read_bytes()

@@ -78,7 +78,7 @@ class GradeSubmission(Execute):
         try:
             content = only_cell(json.dumps(nb).encode(), exercise.file)
         except ValueError as error:
-            return zero_report(exercise, "missing-file", str(error), seed=self.seed, confined=confined)
+            return zero_report(exercise, "no-submission", str(error), seed=self.seed, confined=confined)
         return grade_content(exercise, content, seed=self.seed, confined=confined)
 
 
