@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -649,6 +650,15 @@ def test_exercises_are_found_by_number_and_name():
     assert {find_exercise(name).slug for name in ("4", "04", "04_lora", "lora")} == {"04_lora"}
     with pytest.raises(ValueError, match="no exercise 'lorra'; near: .*04_lora|There are"):
         find_exercise("lorra")
+
+
+def test_a_test_that_is_skipped_has_no_points(tmp_path):
+    folder = tmp_path / "04_lora"
+    shutil.copytree(LORA.folder, folder)
+    grader = folder / LORA.grader.name
+    grader.write_text(grader.read_text("utf-8") + "\n\ndef test_init(submission):\n    import pytest\n    pytest.skip('today')\n")
+    found = grade_file(read_exercise(folder), folder / LORA.file, tests=["test_init"]).tests[0]
+    assert (found.name, found.points, found.mistake) == ("test_init", 0, "skipped")
 
 
 def test_points_have_to_add_up(tmp_path):
