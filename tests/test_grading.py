@@ -656,7 +656,7 @@ def test_a_test_that_is_skipped_has_no_points(tmp_path):
     folder = tmp_path / "04_lora"
     shutil.copytree(LORA.folder, folder)
     grader = folder / LORA.grader.name
-    grader.write_text(grader.read_text("utf-8") + "\n\ndef test_init(submission):\n    import pytest\n    pytest.skip('today')\n")
+    grader.write_text(grader.read_text("utf-8") + "\n\ndef test_init(submission):\n    __import__('pytest').skip()\n")
     found = grade_file(read_exercise(folder), folder / LORA.file, tests=["test_init"]).tests[0]
     assert (found.name, found.points, found.mistake) == ("test_init", 0, "skipped")
 
