@@ -28,7 +28,7 @@ from tinypeft.grading.exercise import all_exercises, find_exercise
 from tinypeft.grading.exports import nbgrader
 from tinypeft.grading.exports.classroom50 import result, write_bundle
 from tinypeft.grading.exports.gradescope import results, write_autograder
-from tinypeft.grading.exports.machine import grade_folder
+from tinypeft.grading.exports.machine import circumstances, grade_folder
 from tinypeft.grading.exports.wheel import make_wheel, repack, write_zip
 from tinypeft.grading.run import zero_report
 
@@ -298,6 +298,16 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
+
+
+@pytest.mark.parametrize(("slug", "said"), [("04_lora", "as a user of its own"), ("14_capstone", "as root")])
+def test_as_whom_it_was_run_without_a_sandbox_is_said(slug: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    """The process that evaluates an adapter stays root: tinypeft's files are closed to all others there."""
+    monkeypatch.setattr("tinypeft.grading.exports.machine.as_nobody", lambda: True)
+    report = zero_report(find_exercise(slug), "seen", "").to_dict()
+    assert said in circumstances(report)
+    assert said in results(report)["output"]
+    assert circumstances(report | {"confined": True}) == "Run in a sandbox."
 
 
 @posix

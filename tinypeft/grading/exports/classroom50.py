@@ -113,7 +113,7 @@ def main(slug: str, folder: str) -> None:
     """Grade what is in a checkout, and print the result."""
     report = grade_folder(find_exercise(slug), Path(folder)).to_dict()
     print(json.dumps(result(report, environ, datetime.now(UTC)), indent=2))
-    print(circumstances(report["confined"]), file=sys.stderr)
+    print(circumstances(report), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def write_autograder(exercise: Exercise, path: Path, root: str = ROOT, home: str
 
 def results(report: Mapping[str, Any]) -> dict[str, Any]:
     """results.json of a report, in the form of `Report.to_dict`. All text is marked as plain: some of it is the student's."""
-    output = [f"{report['title']}: {report['score']} of {report['max']} points.", circumstances(report["confined"])]
+    output = [f"{report['title']}: {report['score']} of {report['max']} points.", circumstances(report)]
     if report["printed"].strip():
         output += ["", "Your code printed:", report["printed"]]
     return {
@@ -88,7 +88,7 @@ def main(slug: str, root: str) -> None:
     """Grade what was handed in, and write the results."""
     report = grade_folder(find_exercise(slug), Path(root, "submission"))
     write_json(Path(root, "results", "results.json"), results(report.to_dict()))
-    print(f"{slug}: {report.score} of {report.max}. {circumstances(report.confined)}")
+    print(f"{slug}: {report.score} of {report.max}. {circumstances(report.to_dict())}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from tinypeft.grading.archive import read_file, unreadable
 from tinypeft.grading.capstone import FILES
 from tinypeft.grading.collect import MOST_BYTES, NoSuchFile, in_folder
 from tinypeft.grading.confine import as_nobody, can_confine
-from tinypeft.grading.exercise import Exercise
+from tinypeft.grading.exercise import Exercise, find_exercise
 from tinypeft.grading.exports.wheel import write_zip
 from tinypeft.grading.run import Report, grade_file, zero_report
 
@@ -64,14 +66,17 @@ def _handed_in(folder: Path, exercise: Exercise) -> bytes:
         return Path(temporary, "packed.zip").read_bytes()
 
 
-def circumstances(confined: bool) -> str:
+def circumstances(report: Mapping[str, Any]) -> str:
     """How a submission was run, for those who rely on the marks.
 
     Args:
-        confined: as the report says.
+        report: of run.py, as a dict.
     """
-    if confined:
+    if report["confined"]:
         return "Run in a sandbox."
+    if as_nobody() and find_exercise(report["exercise"]).file.endswith(".zip"):  # tinypeft may be closed to all but root
+        return ("Read without a sandbox, which this machine does not allow: by tinypeft, in a process of its own, as root, with "
+                "limits on time and memory. An adapter is data; none of it is run.")
     if as_nobody():
         return ("Run without a sandbox, which this machine does not allow: as a user of its own, with limits on time and "
                 "memory, but with the network, and with all in sight that every user may read.")
