@@ -75,8 +75,8 @@ def circumstances(report: Mapping[str, Any]) -> str:
     if report["confined"]:
         return "Run in a sandbox."
     if as_nobody() and find_exercise(report["exercise"]).file.endswith(".zip"):  # tinypeft may be closed to all but root
-        return ("Read without a sandbox, which this machine does not allow: by tinypeft, in a process of its own, as root, with "
-                "limits on time and memory. An adapter is data; none of it is run.")
+        return ("Read without a sandbox, which this machine does not allow: by tinypeft, in a process of its own, as root, "
+                "with limits on time and memory. An adapter is data; none of it is run.")
     if as_nobody():
         return ("Run without a sandbox, which this machine does not allow: as a user of its own, with limits on time and "
                 "memory, but with the network, and with all in sight that every user may read.")
