@@ -176,6 +176,7 @@ def test_confined(name: str, sandbox):
     met_as_it_should_be(name, sandbox)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FORGERIES if "confined only" not in header(name)[1]])
 def test_not_confined(name: str, plain):
     met_as_it_should_be(name, plain)

@@ -264,6 +264,7 @@ def test_numbers_of_cards_and_the_least_are_of_one_size():
     assert found.rejection("lora").size == found.rejection("qlora").size == 1
 
 
+@pytest.mark.slow
 def test_usual_sizes_are_halved_for_few_parameters_with_and_without_a_model():
     largest = largest_models("24GB", methods=["lora"], trainable_max=1e6)[0]
     fit = plan(largest.model, "24GB", methods=["lora"], trainable_max=1e6, tokens=largest.conditions["tokens"]).fit("lora")

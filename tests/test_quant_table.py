@@ -65,6 +65,7 @@ def test_lloyd_max_has_the_least_error_of_16_values_and_equal_mass_the_most_info
         assert equal.entropy == pytest.approx(4, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_blocks_seeds_and_formats(capsys):
     small, large = table(blocksize=32), table(blocksize=4096)
     for before, after in zip(small["normal"][:4], large["normal"][:4], strict=True):

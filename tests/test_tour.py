@@ -23,6 +23,7 @@ def tour(tmp_path_factory) -> tuple[Tour, Path]:
     return run_tour(out), out
 
 
+@pytest.mark.slow
 def test_the_tour_learns_polish(tour):
     measured, _ = tour
     assert measured.closed >= 0.8
@@ -30,6 +31,7 @@ def test_the_tour_learns_polish(tour):
     assert measured.us_before <= 3.25
 
 
+@pytest.mark.slow
 def test_the_tour_shows_what_an_adapter_is(tour):
     measured, out = tour
     assert measured.difference_at_start == 0.0
@@ -43,6 +45,7 @@ def test_the_tour_shows_what_an_adapter_is(tour):
     assert np.isfinite(adapter([[1, 5]]).logits.data).all()
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_readme_are_what_the_tour_prints(tour):
     measured, _ = tour
     for name, values in {"Polish": (measured.polish_before, measured.polish_lora, measured.polish_full),
@@ -52,7 +55,6 @@ def test_the_tables_of_the_readme_are_what_the_tour_prints(tour):
             assert value is None or abs(float(printed) - value) < 0.06  # processors round differently
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tour(tmp_path, capsys):
     texts = []
     for name in ("a", "b"):
