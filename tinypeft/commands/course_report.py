@@ -7,7 +7,7 @@ import textwrap
 from tinypeft.commands.tables import terminal_width
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.progress import Progress
-from tinypeft.grading.run import Report, TestResult
+from tinypeft.grading.run import Report, TestResult, spoken
 
 PRINTED = 20  # lines of it that are shown
 FAILURES = ("error", "load", "timeout", "crash", "unusable", "changed")  # of a call: nothing came back
@@ -20,10 +20,10 @@ def report_text(report: Report, exercise: Exercise, file: str, before: Progress 
         before: what was known of the exercise before; None outside a course.
         program: what to type for `tinypeft`.
     """
-    width = max(len(_spoken(test.name)) for test in report.tests)
+    width = max(len(spoken(test.name)) for test in report.tests)
     lines, told = [f"{report.exercise}: {report.title} ({file})", ""], set[str]()
     for test in report.tests:
-        head = f"    {_spoken(test.name):<{width}}  {test.points:>3} of {test.max:>2}  "
+        head = f"    {spoken(test.name):<{width}}  {test.points:>3} of {test.max:>2}  "
         lines += _beside(head, _said(test, told))
     last = f"{report.score} of {report.max} points"
     if before is not None and before.runs:
@@ -39,10 +39,6 @@ def report_text(report: Report, exercise: Exercise, file: str, before: Progress 
     if printed := report.printed.rstrip().splitlines()[-PRINTED:]:
         lines += ["", "    Your code printed:", *(f"        {line}" for line in printed)]
     return "\n".join([*lines, "", last, ""])
-
-
-def _spoken(test: str) -> str:
-    return test.removeprefix("test_").replace("_", " ")
 
 
 def _said(test: TestResult, told: set[str]) -> str:

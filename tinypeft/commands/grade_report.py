@@ -14,6 +14,7 @@ from tinypeft.commands.course_report import why
 from tinypeft.grading.batch import Entry
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.marks import warning
+from tinypeft.grading.run import spoken
 
 PRINTED = 20  # lines of it that are shown
 MARKUP = re.compile(r"([\\`*_{}\[\]()#+.!|~$@:/-])")
@@ -90,11 +91,6 @@ def mistake_rows(found: dict[str, Any]) -> list[list[str]]:
     return [[one["mistake"], str(one["students"]), one["section"] or ""] for one in found["mistakes"]]
 
 
-def spoken(test: str) -> str:
-    """The name of a test for people."""
-    return test.removeprefix("test_").replace("_", " ")
-
-
 def plain(text: str) -> str:
     r"""Text that is no markup, in Markdown or HTML.
 
@@ -110,4 +106,4 @@ def fenced(text: str) -> list[str]:
     return [fence + "text", *text.splitlines(), fence]
 
 
-__all__ = ["class_report", "fenced", "headline", "mistake_rows", "plain", "spoken", "student_report", "test_rows"]
+__all__ = ["class_report", "fenced", "headline", "mistake_rows", "plain", "student_report", "test_rows"]

@@ -26,6 +26,15 @@ UNUSED = ("cacheprovider", "debugging", "doctest", "faulthandler", "junitxml", "
           "setupplan", "stepwise", "unittest")  # parts of pytest, which take time to load
 
 
+def spoken(test: str) -> str:
+    """A test's name for people.
+
+    >>> spoken("test_gradient_of_B")
+    'gradient of B'
+    """
+    return test.removeprefix("test_").replace("_", " ")
+
+
 @dataclass(frozen=True)
 class TestResult:
     """One test: its points or none of them."""

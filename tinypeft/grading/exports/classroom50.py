@@ -20,8 +20,9 @@ from typing import Any
 
 from tinypeft.files import replace_file, write_text
 from tinypeft.grading.exercise import Exercise, find_exercise
-from tinypeft.grading.exports.machine import circumstances, grade_folder, spoken
+from tinypeft.grading.exports.machine import circumstances, grade_folder
 from tinypeft.grading.exports.wheel import make_wheel
+from tinypeft.grading.run import spoken
 
 SCHEMA = "classroom50/result/v1"
 GIVEN = {"classroom": "CLASSROOM", "assignment": "ASSIGNMENT", "assignment_type": "ASSIGNMENT_TYPE", "owner": "OWNER",

@@ -16,8 +16,9 @@ from typing import Any
 
 from tinypeft.files import replace_file, write_json
 from tinypeft.grading.exercise import Exercise, find_exercise
-from tinypeft.grading.exports.machine import circumstances, grade_folder, spoken
+from tinypeft.grading.exports.machine import circumstances, grade_folder
 from tinypeft.grading.exports.wheel import make_wheel, write_zip
+from tinypeft.grading.run import spoken
 
 ROOT, HOME = "/autograder", "/opt/tinypeft"  # Gradescope's folder, and where tinypeft is installed
 

@@ -83,13 +83,4 @@ def circumstances(report: Mapping[str, Any]) -> str:
     return "Run without a sandbox, which this machine does not allow: with limits on time and memory only."
 
 
-def spoken(test: str) -> str:
-    """A test's name for people.
-
-    >>> spoken("test_gradient_of_B")
-    'gradient of B'
-    """
-    return test.removeprefix("test_").replace("_", " ")
-
-
-__all__ = ["circumstances", "grade_content", "grade_folder", "spoken"]
+__all__ = ["circumstances", "grade_content", "grade_folder"]

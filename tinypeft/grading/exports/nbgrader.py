@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinypeft.grading.exercise import TOTAL, Exercise, find_exercise
-from tinypeft.grading.exports.machine import spoken
-from tinypeft.grading.run import Report, TestResult, grade_file
+from tinypeft.grading.run import Report, TestResult, grade_file, spoken
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 INTRODUCTION, SOLUTION = "introduction", "solution"  # ids of cells; those of tests are their names
