@@ -189,21 +189,27 @@ def test_the_solution_is_the_script_with_other_choices():
 @pytest.mark.parametrize(("base", "bits", "asked"), [(3.9, 3.2, 3.24), (3.6, 3.04, 3.05)])
 def test_names_that_are_harder_may_take_more_and_easier_ones_as_many(base, bits, asked, monkeypatch, trained, tmp_path):
     of = capstone.Bits
-    measured = capstone.Measured(of(base, bits), public=of(3.71, 3.0), old=of(3.14, 3.3), base_kept=True)
+    measured = capstone.Measured(of(base, bits), public=of(3.71, 3.0), meant=of(3.72, 2.9), old=of(3.14, 3.3), base_kept=True)
     monkeypatch.setattr(OpenedAdapter, "measured", lambda self: measured)
     _, said, _ = judged(bank().packed(trained, tmp_path / "adapter.zip"), POLISH.test)["test_target"]
-    assert said == (f"Polish names that are not shipped take {bits:.3f} bits per character (the base {base:.3f}). {asked:.3f} "
-                    "are asked for.")
+    assert said == (f"309 Polish names that are not shipped take {bits:.3f} bits per character (the base {base:.3f}). "
+                    f"{asked:.3f} are asked for.")
 
 
-def test_names_that_are_known_by_heart_are_called_so(monkeypatch, trained, tmp_path):
-    """The numbers of such an adapter, without the minutes that it takes to train one."""
+@pytest.mark.parametrize(("new", "meant", "mistake"), [
+    (3.181, 3.3, "capstone.by_heart"),  # trained on the validation split's: it knows these, and those of the train split less
+    (3.75, 4.0, "capstone.by_heart"),  # so long that it has unlearned others
+    (3.488, 2.4, "numeric"),  # trained on all that are shipped, and asked for names of another kind
+    (3.04, 3.3, None)])  # whatever it was trained on, it can spell what it has not seen
+def test_names_that_are_known_by_heart_are_called_so(new, meant, mistake, monkeypatch, trained, tmp_path):
+    """With numbers of adapters that took minutes to train."""
     bits = capstone.Bits
-    measured = capstone.Measured(new=bits(3.65, 3.3), public=bits(3.71, 2.5), old=bits(3.14, 3.3), base_kept=True)
+    measured = capstone.Measured(bits(3.64, new), public=bits(3.71, 2.475), meant=bits(3.723, meant), old=bits(3.14, 3.3),
+                                 base_kept=True)
     monkeypatch.setattr(OpenedAdapter, "measured", lambda self: measured)
     found = judged(bank().packed(trained, tmp_path / "adapter.zip"), POLISH.test)
-    assert failed(found) == ["test_learned", "test_remembered", "test_target"]
-    assert mistakes(found) == {"capstone.by_heart"}
+    assert failed(found) == (["test_learned", "test_remembered", "test_target"] if mistake else [])
+    assert mistakes(found) == ({mistake} if mistake else set())
 
 
 @pytest.mark.parametrize(("bits", "fails"), [
@@ -211,13 +217,13 @@ def test_names_that_are_known_by_heart_are_called_so(monkeypatch, trained, tmp_p
     ((3.151, 3.15), ["test_learned", "test_remembered", "test_target"])])
 def test_the_levels(bits, fails, monkeypatch, trained, tmp_path):
     new, old = capstone.Bits(3.71, bits[0]), capstone.Bits(3.143, bits[1])
-    monkeypatch.setattr(OpenedAdapter, "measured", lambda self: capstone.Measured(new, new, old, True))
+    monkeypatch.setattr(OpenedAdapter, "measured", lambda self: capstone.Measured(new, new, new, old, True))
     assert failed(judged(bank().packed(trained, tmp_path / "adapter.zip"))) == fails
 
 
 def test_what_is_over_budget_reaches_no_target_however_good_it_is(monkeypatch, made):
     new, old = capstone.Bits(3.71, 2.5), capstone.Bits(3.143, 3.143)
-    monkeypatch.setattr(OpenedAdapter, "measured", lambda self: capstone.Measured(new, new, old, True))
+    monkeypatch.setattr(OpenedAdapter, "measured", lambda self: capstone.Measured(new, new, new, old, True))
     assert failed(judged(made("over_budget"))) == ["test_budget", "test_target"]
 
 
@@ -438,15 +444,23 @@ def test_names_are_read_one_a_line(names):
     assert read_holdout(names(["", *NEIGHBOURS, "  "])) == NEIGHBOURS
 
 
+def test_names_are_folded_and_each_counts_once(names):
+    """As it was done with those that are shipped. The first line begins with a byte order mark, as Excel's do."""
+    assert read_holdout(names(["\ufeffŁączyński", *NEIGHBOURS, "laczynski", NEIGHBOURS[0]])) == ["Laczynski", *NEIGHBOURS]
+
+
+@pytest.mark.parametrize("shipped", [POLISH.train[0], POLISH.validation[0], POLISH.test[0], "Kowalski", us_surnames().train[0]])
+def test_names_that_come_with_tinypeft_are_left_out(shipped, names):
+    """Kowalski is a US name: the base was trained on the most frequent Polish ones."""
+    assert read_holdout(names([shipped.upper(), *NEIGHBOURS])) == NEIGHBOURS
+
+
 @pytest.mark.parametrize(("lines", "reason"), [
-    (NEIGHBOURS[:50], "50 names; at least 100"), ([], "0 names"),
-    ([*NEIGHBOURS, "łączyński"], r"line 310: 'łączyński' is no name .* \(perhaps Laczynski\)"),
-    ([*NEIGHBOURS, "O'Brien"], r"line 310: \"O'Brien\" is no name of 2 to 20 letters"),
-    ([*NEIGHBOURS, "X" * 500], "line 310: 'X{40}' is no name"),
-    ([*NEIGHBOURS, NEIGHBOURS[0]], f"line 310: {NEIGHBOURS[0]} stands in line 1 already"),
-    ([*NEIGHBOURS, POLISH.validation[0]], f"{POLISH.validation[0]} is one of the polish surnames that come with tinypeft"),
-    ([*NEIGHBOURS, POLISH.test[0]], f"{POLISH.test[0]} is one of the polish"),
-    ([*NEIGHBOURS, POLISH.train[0]], "expected names that are not shipped")])
+    (NEIGHBOURS[:50], r"50 names that do not come with tinypeft \(50 with those that do\); at least 100"),
+    ([*NEIGHBOURS[:50], *POLISH.test], r"50 names that do not come with tinypeft \(359 with"), ([], "0 names"),
+    ([*NEIGHBOURS, "O'Brien"], r"in each line, of which .*; take out line 310, \"O'Brien\"$"),
+    (["name,often", *[f"{name},3" for name in NEIGHBOURS]], r"take out line 1, .*; line 2, .*; line 3, '\w+,3', and 307 more$"),
+    ([*NEIGHBOURS, "X" * 500], "line 310, 'X{40}'$")])
 def test_names_that_cannot_be_used_are_refused(lines, reason, names):
     with pytest.raises(ValueError, match=reason):
         read_holdout(names(lines))
@@ -454,7 +468,7 @@ def test_names_that_cannot_be_used_are_refused(lines, reason, names):
 
 def test_a_holdout_goes_through_to_the_report(names, trained, tmp_path):
     report = grade_file(EXERCISE, bank().packed(trained, tmp_path / "adapter.zip"), holdout=names(NEIGHBOURS))
-    assert "Polish names that are not shipped take" in report.tests[4].message
+    assert report.tests[4].message.startswith("309 Polish names that are not shipped take")
     assert "(the base 3.611)" in report.tests[4].message
     with pytest.raises(ValueError, match="04_lora takes none"):
         grade_file(find_exercise("04"), find_exercise("04").folder / "lora.py", holdout=names(NEIGHBOURS))

@@ -29,6 +29,8 @@ MOST_BYTES = 5_000_000
 LIMITS = Limits(call=30.0, total=45.0)
 OLD_EVERY = 4  # as many US names as one in so many of the validation split say whether they are still known
 LEAST_NAMES = 100  # in a file of names that are not shipped: fewer say little
+SHOWN = 3  # lines that are no names
+CONTROL_EVERY = 8  # one in so many of the Polish names that are meant to be trained on
 EVALUATOR = Path(__file__).with_name("evaluator.py")
 T = TypeVar("T")
 
@@ -52,12 +54,14 @@ class Measured:
     Attributes:
         new: of the names that decide: those of the validation split, or others that are not shipped.
         public: of the validation split.
+        meant: of the train split. An adapter knows these no worse than the validation split's, unless it was trained on those.
         old: of US surnames, which the base knows.
         base_kept: whether the base is the same once the adapter is switched off.
     """
 
     new: Bits
     public: Bits
+    meant: Bits
     old: Bits
     base_kept: bool
 
@@ -121,11 +125,11 @@ class OpenedAdapter:
 
     def _measure(self) -> Measured:
         files = self._files()
-        names = {"public": _names().validation, "old": us_names(self.seed)}
+        names = {"public": _names().validation, "meant": _names().train[::CONTROL_EVERY], "old": us_names(self.seed)}
         names |= {} if self.holdout is None else {"new": list(self.holdout)}
         found = self._ask("measure", *files, BASE, names)
         bits = {label: Bits(found["before"][label], found["after"][label]) for label in names}
-        return Measured(bits.get("new", bits["public"]), bits["public"], bits["old"], found["base_kept"])
+        return Measured(bits.get("new", bits["public"]), bits["public"], bits["meant"], bits["old"], found["base_kept"])
 
     def _ask(self, function: str, *arguments: Any) -> dict[str, Any]:
         try:
@@ -165,9 +169,9 @@ class Adapter:
         return self._told(self._opened.measured)
 
     @property
-    def held_out(self) -> bool:
-        """Whether names decide that are not shipped."""
-        return self._opened.holdout is not None
+    def held_out(self) -> int:
+        """How many names decide that are not shipped; 0 if the validation split's do."""
+        return len(self._opened.holdout or ())
 
     def require(self, holds: bool, message: str, mistake: str = "numeric") -> None:
         """Fail with a message."""
@@ -182,28 +186,32 @@ class Adapter:
 
 
 def read_holdout(path: Path) -> list[str]:
-    """Names that are not shipped, from a text file: one a line.
+    """Names that are not shipped, from a text file, one a line; folded as those that are shipped, and each once.
+
+    Names that come with tinypeft are left out: on Polish ones anybody can train, and the base was trained on US ones, among
+    which are the most frequent Polish ones.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is no name in the base's alphabet, a name that is shipped, or too few.
+        ValueError: lines that are no names in the base's alphabet, or too few names that are not shipped.
     """
-    lines: dict[str, int] = {}
+    names: dict[str, None] = {}
+    bad: list[str] = []
     for number, raw in enumerate(existing(path).read_bytes().splitlines(), start=1):
-        name, where = raw.decode("utf-8", "replace").strip(), f"{path}, line {number}"
-        if name and (plain := fold(name)) != name:
-            raise ValueError(f"{where}: {name[:40]!r} is no name of 2 to 20 letters from A to Z, of which the first is large"
-                             + (f" (perhaps {plain})" if plain else ""))
-        if name in _shipped():
-            raise ValueError(f"{where}: {name} is one of the {COUNTRY} surnames that come with tinypeft, on which anybody "
-                             "can train; expected names that are not shipped")
-        if name in lines:
-            raise ValueError(f"{where}: {name} stands in line {lines[name]} already")
-        if name:
-            lines[name] = number
-    if len(lines) < LEAST_NAMES:
-        raise ValueError(f"{path} has {len(lines)} names; at least {LEAST_NAMES} are needed to tell one adapter from another")
-    return list(lines)
+        line = raw.decode("utf-8-sig", "replace").strip()
+        if name := fold(line):
+            names[name] = None
+        elif line:
+            bad.append(f"line {number}, {line[:40]!r}")
+    if bad:
+        more = f", and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise ValueError(f"{path}: expected a surname of 2 to 20 letters in each line, of which only accents may be outside of "
+                         f"A to Z; take out {'; '.join(bad[:SHOWN])}{more}")
+    left = [name for name in names if name not in _shipped()]
+    if len(left) < LEAST_NAMES:
+        raise ValueError(f"{path} has {len(left)} names that do not come with tinypeft ({len(names)} with those that do); at "
+                         f"least {LEAST_NAMES} are needed to tell one adapter from another")
+    return left
 
 
 def us_names(seed: int) -> list[str]:
@@ -231,7 +239,8 @@ def _us_names() -> Split:
 
 @cache
 def _shipped() -> frozenset[str]:
-    return frozenset([*_names().train, *_names().validation, *_names().test])
+    return frozenset(name for split in (_names(), _us_names()) for part in (split.train, split.validation, split.test)
+                     for name in part)
 
 
 def _wrong(message: str, mistake: str) -> Wrong:
