@@ -307,7 +307,14 @@ def test_as_whom_it_was_run_without_a_sandbox_is_said(slug: str, said: str, monk
     report = zero_report(find_exercise(slug), "seen", "").to_dict()
     assert said in circumstances(report)
     assert said in results(report)["output"]
-    assert circumstances(report | {"confined": True}) == "Run in a sandbox."
+    assert circumstances(report | {"confined": True}).startswith("Run in a sandbox.")
+
+
+@pytest.mark.parametrize(("slug", "rest"), [("04_lora", ""), ("14_capstone", " No holdout: the Polish names that decided come "
+                                                              "with tinypeft, and who trains on them has their points.")])
+def test_that_names_decided_which_anybody_has_is_said(slug: str, rest: str):
+    report = zero_report(find_exercise(slug), "seen", "", confined=True).to_dict()
+    assert circumstances(report) == f"Run in a sandbox.{rest}"
 
 
 @posix

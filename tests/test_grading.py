@@ -570,6 +570,15 @@ def test_what_stands_beside_a_file_changes_nothing(half_right, graded, monkeypat
     assert without_seconds(grade_file(LORA, half_right, seed=3)) == without_seconds(graded)
 
 
+def test_pytest_looks_into_no_folder_but_the_graders(tmp_path, half_right):
+    """It would list all that lies beside the folders above, and take longer the fuller they are."""
+    exercise = replace(LORA, folder=tmp_path / LORA.slug, points={"test_alone": 100})
+    exercise.folder.mkdir()
+    exercise.grader.write_text("def test_alone(request):\n    assert len(request.node.listchain()) == 4\n")
+    (found,) = grade_file(exercise, half_right).tests
+    assert found.passed, found.message  # session, folder, file, test
+
+
 # ---- plain pytest ---------------------------------------------------------------------------------------------------
 
 def pytest_in(folder: Path, *options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:

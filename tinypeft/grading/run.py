@@ -96,6 +96,7 @@ def grade_file(exercise: Exercise, file: Path, *, seed: int = PUBLIC_SEED, confi
         report = Path(folder) / "report.json"
         names = [f"{exercise.grader}::{test}" for test in tests] or [str(exercise.grader)]
         command = [sys.executable, "-I", "-B", "-m", "pytest", "-q", "--noconftest", "-c", os.devnull, "--rootdir", folder,
+                   "--confcutdir", str(exercise.grader.parent),  # or pytest looks at all that lies in the folders above
                    *(f"-pno:{name}" for name in UNUSED), "-p", "tinypeft.grading.plugin", "--import-mode=importlib",
                    "--assert=plain", "--submission", str(file.absolute()), "--grading-seed", str(seed),
                    "--grading-report", str(report), *names,

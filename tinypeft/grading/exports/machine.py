@@ -17,6 +17,7 @@ from tinypeft.grading.collect import MOST_BYTES, NoSuchFile, in_folder
 from tinypeft.grading.confine import as_nobody, can_confine
 from tinypeft.grading.exercise import Exercise, find_exercise
 from tinypeft.grading.exports.wheel import write_zip
+from tinypeft.grading.marks import warning
 from tinypeft.grading.run import Report, grade_file, zero_report
 
 
@@ -67,14 +68,19 @@ def _handed_in(folder: Path, exercise: Exercise) -> bytes:
 
 
 def circumstances(report: Mapping[str, Any]) -> str:
-    """How a submission was run, for those who rely on the marks.
+    """How a submission was run, and what decided, for those who rely on the marks.
 
     Args:
         report: of run.py, as a dict.
     """
-    if report["confined"]:
+    exercise = find_exercise(report["exercise"])
+    return f"{_confinement(exercise, report['confined'])} {warning(exercise, holdout=None)}".rstrip()
+
+
+def _confinement(exercise: Exercise, confined: bool) -> str:
+    if confined:
         return "Run in a sandbox."
-    if as_nobody() and find_exercise(report["exercise"]).file.endswith(".zip"):  # tinypeft may be closed to all but root
+    if as_nobody() and exercise.file.endswith(".zip"):  # tinypeft may be closed to all but root
         return ("Read without a sandbox, which this machine does not allow: by tinypeft, in a process of its own, as root, "
                 "with limits on time and memory. An adapter is data; none of it is run.")
     if as_nobody():
