@@ -25,14 +25,15 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tinypeft.commands import grade as command
+from tinypeft.commands.course_report import FAILURES
 from tinypeft.commands.grade import run_grade
-from tinypeft.commands.grade_report import class_report, fenced, headline, plain, student_report
+from tinypeft.commands.grade_report import KINDS, class_report, fenced, headline, plain, student_report
 from tinypeft.grading import batch, run
 from tinypeft.grading.batch import Grading, class_seed, grade_one, unfit
 from tinypeft.grading.confine import can_confine
 from tinypeft.grading.exercise import find_exercise
 from tinypeft.grading.marks import as_csv, marks_table, summary, worst_mistake
-from tinypeft.grading.run import Report, grade_file
+from tinypeft.grading.run import NOT_RUN, Report, grade_file
 from tinypeft.viz.marks import plot_marks, point_ranges
 
 EXERCISE = find_exercise("04")
@@ -487,6 +488,13 @@ def test_a_student_is_told_what_was_wrong_and_where_to_read_and_not_the_seed():
     assert "## init, merge\n\n```text\nthe file cannot be loaded: SyntaxError: no\n```\n" in student_report(
         entry("anna", broken), EXERCISE)
     assert "987654321" not in text
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() | {*FAILURES, NOT_RUN}))
+def test_what_has_no_name_is_said_in_words(kind):
+    one = entry("anna", {"test_forward": (kind, "at [0]")})
+    texts = student_report(one, EXERCISE), class_report(summary(Grading(EXERCISE, 1), [one]), None)
+    assert all(f"| {KINDS[kind]} |" in text for text in texts)
 
 
 # ---- the numbers ----------------------------------------------------------------------------------------------------

@@ -18,6 +18,13 @@ from tinypeft.grading.run import spoken
 
 PRINTED = 20  # lines of it that are shown
 MARKUP = re.compile(r"([\\`*_{}\[\]()#+.!|~$@:/-])")
+KINDS = {  # what went wrong where no misconception was recognised, in words
+    "numeric": "other numbers than asked for", "precision": "too few digits", "type": "another type", "shape": "another shape",
+    "dtype": "another dtype", "keys": "other keys", "length": "another length", "missing": "not there",
+    "not-implemented": "not written yet", "error": "an error is raised", "changed": "arguments are changed",
+    "unusable": "what is returned is no data", "timeout": "out of time", "crash": "the process ended",
+    "load": "the file cannot be loaded", "skipped": "left out", "not-run": "not run",
+}
 SANDBOX, NO_SANDBOX = "in a sandbox", "WITHOUT a sandbox: a submission could have done here whatever a program of yours can"
 
 
@@ -30,7 +37,7 @@ def student_report(entry: Entry, exercise: Exercise) -> str:
               "| :-- | --: | --: | :-- | :-- |"]
     for test in entry["tests"]:
         mistake = "" if test["passed"] else test["mistake"]
-        lines.append(f"| {spoken(test['name'])} | {test['points']} | {test['max']} | {mistake} | "
+        lines.append(f"| {spoken(test['name'])} | {test['points']} | {test['max']} | {KINDS.get(mistake, mistake)} | "
                      f"{exercise.section(mistake)} |")
     lines.append("")
     reasons: dict[str, tuple[str, list[str]]] = {}
@@ -88,7 +95,8 @@ def test_rows(found: dict[str, Any]) -> list[list[str]]:
 
 def mistake_rows(found: dict[str, Any]) -> list[list[str]]:
     """Mistake, in how many submissions, and where it is taught."""
-    return [[one["mistake"], str(one["students"]), one["section"] or ""] for one in found["mistakes"]]
+    return [[KINDS.get(one["mistake"], one["mistake"]), str(one["students"]), one["section"] or ""]
+            for one in found["mistakes"]]
 
 
 def plain(text: str) -> str:
@@ -106,4 +114,4 @@ def fenced(text: str) -> list[str]:
     return [fence + "text", *text.splitlines(), fence]
 
 
-__all__ = ["class_report", "fenced", "headline", "mistake_rows", "plain", "student_report", "test_rows"]
+__all__ = ["KINDS", "class_report", "fenced", "headline", "mistake_rows", "plain", "student_report", "test_rows"]
