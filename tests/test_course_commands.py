@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -320,10 +320,16 @@ def test_what_is_wrong_is_said_shortly(mistake, message, said):
 def test_what_stops_several_tests_is_told_once():
     reason = "ZeroDivisionError: division by zero\n    line 8"
     rows = [Result(f"test_{i}", 0, 50, False, f"{function}((2,)): {reason}", "error", 0.0)
-            for i, function in enumerate(("merge", "unmerge"))]
+            for i, function in enumerate(("merge", "unmerge", "merge"))]
     text = report_text(Report("04_lora", "LoRA", 0, False, 0, 100, tuple(rows), "0.1.0"), LORA, "lora.py", None, "tinypeft")
     assert text.count("ZeroDivisionError") == 1
-    assert "1    0 of 50  the same" in text
+    assert "1    0 of 50  unmerge: the same\n" in text
+    assert "2    0 of 50  the same\n" in text
+
+
+def test_of_much_that_is_printed_the_end_is_shown_and_it_is_said():
+    text = report_text(replace(report(), printed="\n".join(map(str, range(21)))), LORA, "lora.py", None, "tinypeft")
+    assert "    The last 20 lines that your code printed:\n        1\n        2\n" in text
 
 
 def test_long_messages_keep_their_column():

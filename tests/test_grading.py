@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from enum import Enum, IntEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def test_trees_come_back_as_they_were(tree):
     assert same(tree, decode(encode(tree)))
 
 
+class Kind(str, Enum):  # noqa: UP042 - the str() of a StrEnum is its value already
+    TEXT = "full"
+
+
+class Number(IntEnum):
+    FOUR = 4
+
+
+class Share(float):
+    def __repr__(self) -> str:
+        return "50%"
+
+
 @pytest.mark.parametrize(("sent", "received"), [
     ((1, (2.5, "a")), [1, [2.5, "a"]]),
     (np.float64(0.5), 0.5),
@@ -73,6 +87,9 @@ def test_trees_come_back_as_they_were(tree):
     (np.float32(0.1), np.array(0.1, np.float32)),
     (np.arange(6).reshape(2, 3).T, np.array([[0, 3], [1, 4], [2, 5]])),
     (np.array([1.5, 2.5], ">f8"), np.array([1.5, 2.5])),
+    ({np.str_("a"): np.str_("b")}, {"a": "b"}),
+    ([Kind.TEXT, Number.FOUR, Share(0.5)], ["full", 4, 0.5]),
+    ({Kind.TEXT: 1}, {"full": 1}),
 ])
 def test_what_is_not_a_plain_tree_becomes_one(sent, received):
     assert same(decode(encode(sent)), received)
@@ -94,6 +111,15 @@ def nested(depth: int) -> list:
 ], ids=lambda tree: type(tree).__name__)
 def test_nothing_else_is_sent(tree):
     with pytest.raises(WireError):
+        encode(tree)
+
+
+@pytest.mark.parametrize(("tree", "says"), [
+    ({1: 2}, "a dict with 1, an int, as a key cannot be sent: keys are text"), ({1, 2}, "a set cannot be sent: only numbers, "),
+    (np.array(["a"]), "an array of <U1 cannot be sent: only .*; text goes into a list"),
+    (np.longdouble(1), "floating-point numbers of at most 8 bytes"), (np.zeros(MOST_BYTES // 8 + 1), "it is too large")])
+def test_what_cannot_be_sent_is_told_why(tree, says):
+    with pytest.raises(WireError, match=says):
         encode(tree)
 
 
@@ -456,8 +482,9 @@ def test_a_file_that_never_loads_is_not_blamed_on_a_function(tmp_path):
 
 
 def test_a_file_that_cannot_be_loaded_says_why(tmp_path):
-    for text, word in {"def f(:": "SyntaxError", "import tensorfoo": "tensorfoo", "1 / 0": "division",
-                       "raise SystemExit": "SystemExit", "raise NotImplementedError": "not written"}.items():
+    for text, word in {"def f(:": "SyntaxError", "import tensorfoo": "'tensorfoo': only this file is graded",
+                       "1 / 0": "division", "raise SystemExit": "SystemExit",
+                       "raise NotImplementedError": "not written"}.items():
         file = tmp_path / "broken.py"
         file.write_text(text)
         with Worker(file) as worker:

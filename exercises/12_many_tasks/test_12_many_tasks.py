@@ -157,9 +157,9 @@ def _linear(submission, name, misconceptions):
 
     submission.agrees("linear_combination", combinations(submission.rng, equal_ranks=True), of(), [
         *misconceptions,
-        M("merging.no_root", "w s is there, not its root: B A would have its square",
+        M("merging.no_root", "w s is there, not its root",
           of(in_A=lambda c: c, in_B=lambda c: abs(c))),
-        M("merging.no_root", "w s is there, not its root: B A would have its square", of(in_A=abs, in_B=lambda c: c)),
+        M("merging.no_root", "w s is there, not its root", of(in_A=abs, in_B=lambda c: c)),
         M("merging.one_side", "w s is wholly in the other factor; peft's \"linear\" has a root of it in each",
           of(in_A=unscaled, in_B=unscaled)),
         *sums(lambda adapters, weights, of=scale: linear(adapters, weights, of=of)[name]),

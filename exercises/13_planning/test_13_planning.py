@@ -256,7 +256,7 @@ def _check(submission, plan, model, card, tasks, latency_critical):
     method, r, merged = (_plain(plan[part]) for part in PARTS[:3])
     rule(isinstance(method, str) and method in METHODS, f"method is {describe(method)}, expected one of {', '.join(METHODS)}",
          "plan.method")
-    rule(type(merged) is bool, f"merged is {describe(merged)}, expected True or False", "type")
+    rule(method == "full" or type(merged) is bool, f"merged is {describe(merged)}, expected True or False", "type")
     if method == "full":
         r = 0
     else:

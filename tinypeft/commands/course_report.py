@@ -36,8 +36,9 @@ def report_text(report: Report, exercise: Exercise, file: str, before: Progress 
         last += f". {program} hint {number} gives hint {seen + 1} of {len(exercise.hints)}."
     else:
         last += "."
-    if printed := report.printed.rstrip().splitlines()[-PRINTED:]:
-        lines += ["", "    Your code printed:", *(f"        {line}" for line in printed)]
+    head, printed = last_lines(report.printed)
+    if printed:
+        lines += ["", f"    {head}:", *(f"        {line}" for line in printed)]
     return "\n".join([*lines, "", last, ""])
 
 
@@ -45,13 +46,13 @@ def _said(test: TestResult, told: set[str]) -> str:
     """Why a test failed. What stopped a call in several tests is told once.
 
     Args:
-        told: reasons told so far; this one is added.
+        told: reasons told so far, and functions that were named; these are added.
     """
     text, reason = why(test.message, test.mistake)
-    if test.mistake in FAILURES and reason in told:
-        return "the same"
-    told.add(reason)
-    return text
+    call, again = text.partition("(")[0], test.mistake in FAILURES and reason in told
+    same = "the same" if call in told else f"{call}: the same"
+    told |= {reason, call}
+    return same if again else text
 
 
 def why(message: str, mistake: str | None) -> tuple[str, str]:
@@ -65,6 +66,13 @@ def why(message: str, mistake: str | None) -> tuple[str, str]:
     if mistake not in FAILURES or not reason:
         return message, message
     return (f"the file cannot be loaded: {reason}" if mistake == "load" else message), reason
+
+
+def last_lines(printed: str) -> tuple[str, list[str]]:
+    """Of what was printed: a heading, which says whether that is all, and lines."""
+    lines = printed.rstrip().splitlines()
+    head = f"The last {PRINTED} lines that your code printed" if len(lines) > PRINTED else "Your code printed"
+    return head, lines[-PRINTED:]
 
 
 def _beside(head: str, text: str) -> list[str]:

@@ -10,13 +10,12 @@ import html
 import re
 from typing import Any
 
-from tinypeft.commands.course_report import why
+from tinypeft.commands.course_report import last_lines, why
 from tinypeft.grading.batch import Entry
 from tinypeft.grading.exercise import Exercise
 from tinypeft.grading.marks import warning
 from tinypeft.grading.run import spoken
 
-PRINTED = 20  # lines of it that are shown
 MARKUP = re.compile(r"([\\`*_{}\[\]()#+.!|~$@:/-])")
 KINDS = {  # what went wrong where no misconception was recognised, in words
     "numeric": "other numbers than asked for", "precision": "too few digits", "type": "another type", "shape": "another shape",
@@ -47,8 +46,9 @@ def student_report(entry: Entry, exercise: Exercise) -> str:
             reasons.setdefault(reason, (text, []))[1].append(spoken(test["name"]))
     for text, tests in reasons.values():
         lines += [f"## {', '.join(tests)}", "", *fenced(text), ""]
-    if printed := entry["printed"].rstrip().splitlines()[-PRINTED:]:
-        lines += ["## What your code printed", "", *fenced("\n".join(printed)), ""]
+    head, printed = last_lines(entry["printed"])
+    if printed:
+        lines += [f"## {head}", "", *fenced("\n".join(printed)), ""]
     where = SANDBOX if entry["confined"] else NO_SANDBOX
     warned = warning(exercise, entry.get("holdout"))
     return "\n".join([*lines, f"Graded by tinypeft {entry['version']}, {where}. {warned}".rstrip(), ""])

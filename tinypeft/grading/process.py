@@ -31,6 +31,7 @@ CALL_SECONDS, TOTAL_SECONDS = 5.0, 10.0
 MEMORY = 2 * 2**30
 PRINTED = 4_000  # bytes of what was printed that are kept
 MOST_SOURCE = 2**20  # bytes of a submission
+ALONE = ": only this file is graded, with NumPy, SciPy and the standard library"
 
 
 class Failure(Exception):
@@ -207,6 +208,8 @@ def failure_of(reply: dict[str, Any], name: str, loading: bool = False) -> Failu
     where = [clean(line, 300) for line in lines[:3] if isinstance(line, str)] if isinstance(lines, list) else []
     if error == "NotImplementedError":
         return Failure("not-implemented", "not written yet", where)
+    if error == "ModuleNotFoundError":
+        message += ALONE
     if error in ("missing", "unusable", "changed"):
         return Failure(error, message, where)
     return Failure("load" if loading else "error", f"{error}: {message}" if message else error, where)

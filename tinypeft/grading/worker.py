@@ -63,21 +63,38 @@ def _plain(value: Any, arrays: list[np.ndarray], depth: int) -> Any:
         raise WireError(f"nested more than {MOST_DEPTH} deep")
     if isinstance(value, np.generic) and not (isinstance(value, np.floating) and value.dtype != np.float64):
         value = value.item()  # float32 numbers stay arrays, so that their precision is known
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):  # here and below: or of a class of the learner's, such as a member of an enumeration
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         dtype = array.dtype.newbyteorder("<")
-        if dtype.str not in DTYPES or array.nbytes > MOST_BYTES:
-            raise WireError(f"an array of {array.dtype} with {array.size:,} numbers cannot be sent")
+        if dtype.str not in DTYPES:
+            raise WireError(f"an array of {array.dtype} cannot be sent: only arrays of truth values, of integers, and of "
+                            "floating-point numbers of at most 8 bytes; text goes into a list")
+        if array.nbytes > MOST_BYTES:
+            raise WireError(f"an array of {array.dtype} with {array.size:,} numbers cannot be sent: it is too large")
         arrays.append(array.astype(dtype, copy=False))
         return {ARRAY: [dtype.str, list(array.shape)]}
     if isinstance(value, list | tuple):
         return [_plain(item, arrays, depth + 1) for item in value]
-    if isinstance(value, dict) and all(type(key) is str and key != ARRAY for key in value):
-        return {key: _plain(item, arrays, depth + 1) for key, item in value.items()}
-    raise WireError(f"a {type(value).__name__} cannot be sent: only numbers, text, None, lists, dicts with text as keys, and "
-                    "NumPy arrays of them can")
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str) or key == ARRAY:
+                raise WireError(f"a dict with {key!r:.40}, {_a(key)}, as a key cannot be sent: keys are text")
+        return {str.__str__(key): _plain(item, arrays, depth + 1) for key, item in value.items()}
+    raise WireError(f"{_a(value)} cannot be sent: only numbers, text, None, lists, dicts with text as keys, and arrays of "
+                    "numbers can")
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def decode(message: bytes) -> Any:

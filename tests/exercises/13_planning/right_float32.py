@@ -28,7 +28,7 @@ def choose(model, card_bytes, tasks, latency_critical):
     left = card_bytes - model["activations"]
     everything = 12 * (sum(out * n_in for out, n_in in shapes) + other)
     if tasks < 2 and everything <= left:
-        return {"method": "full", "r": 1, "merged": False, "bytes": np.float32(everything + model["activations"])}
+        return {"method": "full", "r": None, "merged": None, "bytes": np.float32(everything + model["activations"])}
     quantized = largest_rank(left - exact_base(shapes, other, False), shapes, 4) < 1
     base = exact_base(shapes, other, quantized)
     r = min(8, largest_rank(left - base, shapes, 4))
