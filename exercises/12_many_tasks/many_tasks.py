@@ -15,7 +15,7 @@ def weighted_delta(adapters: list, weights: list) -> np.ndarray:
 
     Args:
         adapters: dicts as above. Their ranks may differ.
-        weights: a float for each of them; it may be negative.
+        weights: a float for each of them; it may be negative, or 0.
 
     Returns:
         (out, in)
@@ -46,7 +46,7 @@ def concatenate(adapters: list, weights: list) -> dict:
 
 
 def task_vector(base: dict, tuned: dict) -> dict:
-    """What fine-tuning has changed.  Dicts name -> array, with the same names and shapes."""
+    """What fine-tuning has changed.  Dicts name -> array, with the same names and shapes, in whichever order."""
     raise NotImplementedError
 
 

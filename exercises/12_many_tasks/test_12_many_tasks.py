@@ -68,8 +68,8 @@ def adapter(rng, n_out, n_in, r):
 
 
 def signed(rng, count):
-    """Weights that do not add up to 1, of both signs if there is more than one."""
-    signs = np.where(np.arange(count) % 2, 1, -1)
+    """Weights that do not add up to 1: of both signs if there are two, and one of them 0 if there are more."""
+    signs = [-1, 1, 0, 1][:count]
     return [float(w) for w in rng.permutation(signs) * rng.uniform(0.2, 0.9, count)]
 
 
@@ -86,20 +86,29 @@ def weights_of(rng, shapes):
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 
-MODELS = [{"wte.weight": (5, 3), "ln.weight": (3,), "h.0.weight": (3, 3)}, {"weight": (1, 1)}, {"a": (2, 1, 3), "b": (1,)}]
+MODELS = [{"wte.weight": (5, 3), "ln.weight": (3,), "wpe.weight": (5, 3)}, {"weight": (1, 1)}, {"a": (2, 1, 3), "b": (1,)}]
 
 
 def models(rng, count):
-    """Dicts of one model's weights, so many of them."""
+    """Dicts of one model's weights, so many of them. Every other one has its names in the opposite order."""
     for shapes in MODELS:
-        yield [weights_of(rng, shapes) for _ in range(count)]
+        yield [weights_of(rng, dict(list(shapes.items())[::-1 if i % 2 else 1])) for i in range(count)]
+
+
+def by_position(base, values):
+    """As it is read by somebody who takes the names to be in the base's order."""
+    return dict(zip(base, values.values(), strict=True))
 
 
 def batches(rng):
-    """x, W, adapters and names. Some adapters are not used, and one is by several rows that are not neighbours."""
-    for n_in, n_out, names in ((5, 4, ("b", BASE, "a", "b", BASE, "c")), (3, 6, ("a", "c", "a")), (1, 3, (BASE, "b")),
-                               (7, 1, ("c",)), (4, 4, ("c", "b", "a", BASE, "c"))):
-        drawn = {name: adapter(rng, n_out, n_in, r) for name, r in (("a", 1), ("unused", 2), ("b", 3), ("c", 2))}
+    """x, W, adapters and names.
+
+    Some adapters are not used, one is by several rows that are not neighbours, and the name of one begins with another's.
+    The same names stand for other adapters in each case, once of layers of the same size.
+    """
+    for n_in, n_out, names in ((5, 4, ("a2", BASE, "a", "a2", BASE, "c")), (3, 6, ("a", "c", "a")), (1, 3, (BASE, "a2")),
+                               (7, 1, ("c",)), (4, 4, (BASE,)), (4, 4, ("c", "a2", "a", BASE, "c")), (5, 4, ("c", "a2"))):
+        drawn = {name: adapter(rng, n_out, n_in, r) for name, r in (("c", 2), ("a", 1), ("unused", 2), ("a2", 3))}
         yield rng.standard_normal((len(names), n_in)), rng.standard_normal((n_out, n_in)), drawn, list(names)
     yield rng.standard_normal((2, 3)), rng.standard_normal((2, 3)), {}, [BASE, BASE]
 
@@ -224,15 +233,23 @@ def test_concatenate(submission):
 # ---- task vectors ---------------------------------------------------------------------------------------------------
 
 
+BY_POSITION = "arrays are paired by their places in the dicts; the same name is what belongs together"
+
+
 def test_task_vector(submission):
     def of(change):
         return lambda base, tuned: {name: change(base[name], tuned[name]) for name in base}
 
-    submission.agrees("task_vector", models(submission.rng, 2), task_vector, [
+    cases = list(models(submission.rng, 2))
+    for base, tuned in cases:  # an array that was frozen is in a task vector too
+        if "ln.weight" in base:
+            tuned["ln.weight"] = base["ln.weight"].copy()
+    submission.agrees("task_vector", cases, task_vector, [
         M("tasks.reversed", "it is base - tuned", of(lambda base, tuned: base - tuned)),
         M("tasks.tuned", "it is the tuned model itself; its change is asked for", of(lambda base, tuned: tuned)),
         M("tasks.tuned", "base and tuned are added", of(lambda base, tuned: base + tuned)),
         M("tasks.relative", "the change is divided by the base", of(lambda base, tuned: (tuned - base) / base)),
+        M("tasks.by_position", BY_POSITION, lambda base, tuned: task_vector(base, by_position(base, tuned))),
     ])
 
 
@@ -257,6 +274,8 @@ def test_apply_task_vectors(submission):
         M("tasks.last_only", "only the last vector is there",
           weighted(lambda w: np.where(np.arange(len(w)) == len(w) - 1, w, 0.0))),
         M("tasks.last_only", "only the first vector is there", weighted(lambda w: np.where(np.arange(len(w)) == 0, w, 0.0))),
+        M("tasks.by_position", BY_POSITION, lambda base, vectors, weights: applied(
+            base, [by_position(base, vector) for vector in vectors], weights)),
         M("tasks.subtracted", "the vectors are taken away", weighted(lambda w: -w)),
         M("tasks.subtracted", "the signs of the weights are lost", weighted(abs)),
     ])
@@ -283,6 +302,10 @@ def all_adapters(x, W, adapters, names):
     return x @ (W + sum(scale(one) * one["B"] @ one["A"] for one in adapters.values())).T
 
 
+def first(adapters):
+    return next(iter(adapters.values()))
+
+
 def test_mixed_batch(submission):
     submission.agrees("mixed_batch", batches(submission.rng), mixed, [
         M("batch.first_for_all", "the first row's adapter is used for all",
@@ -301,4 +324,11 @@ def test_mixed_batch(submission):
         M("batch.no_scale", "the factor alpha / r is missing", lambda *case: mixed(*case, of=unscaled)),
         M("batch.scale_alpha_only", "the update is multiplied by alpha, not by alpha / r",
           lambda *case: mixed(*case, of=alpha_of)),
+        M("batch.scale_of_first", "the first adapter's alpha / r is used for all", lambda x, W, adapters, names: mixed(
+            x, W, adapters, names, of=lambda _: scale(first(adapters)))),
+        M("batch.scale_of_first", "alpha is divided by the r of the first adapter", lambda x, W, adapters, names: mixed(
+            x, W, adapters, names, of=lambda one: one["alpha"] / len(first(adapters)["A"]))),
+        M("batch.similar_names", "an adapter is used for all rows whose names begin with its own", lambda x, W, adapters, names: (
+            sum(mixed(x, 0 * W, adapters, [name if row.startswith(name) else BASE for row in names]) for name in adapters)
+            + x @ W.T)),
     ])
