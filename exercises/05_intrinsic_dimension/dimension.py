@@ -41,12 +41,12 @@ def subspace_gradient(g: np.ndarray, P: np.ndarray) -> np.ndarray:
 
 
 def intrinsic_dimension(dimensions: list, scores: list, full: float, share: float) -> int | None:
-    """The smallest dimension that is enough: whose score is at least this share of full fine-tuning's.
+    """The smallest dimension that is enough: whose score is at least share * full.
 
     Args:
         dimensions: rising ints.
-        scores: a float for each of them, higher is better. They need not rise all the way: training is noisy.
-        full: the score of full fine-tuning.
+        scores: a float for each of them, higher is better, perhaps negative. They need not rise all the way: training is noisy.
+        full: the score of full fine-tuning, which need not be the best.
         share: 0.9 in the literature's d90.
 
     Returns:

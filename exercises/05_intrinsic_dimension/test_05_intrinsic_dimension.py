@@ -57,16 +57,17 @@ def falling(rng, k):
 
 
 # n, m, rank, answer
-RANKS = [(5, 8, 5, 2), (9, 6, 6, 4), (7, 7, 3, 2), (1, 4, 1, 1), (6, 1, 1, 1), (8, 10, 8, 5), (6, 5, 5, 1)]
+RANKS = [(5, 8, 5, 2), (9, 6, 6, 4), (7, 7, 3, 2), (1, 4, 1, 1), (6, 1, 1, 1), (8, 10, 8, 5), (6, 5, 5, 1), (4, 3, 3, 3)]
 
 
 def matrices_and_shares(rng):
-    """Shares between what one singular value fewer holds and what is held: the answer does not depend on rounding."""
+    """Shares just above what one singular value fewer holds, and just below what is held; not nearer than rounding needs."""
     for n, m, rank, answer in RANKS:
         s = falling(rng, rank)
         held = np.concatenate([[0.0], np.cumsum(s**2) / (s**2).sum()])
-        low, high = held[answer - 1], held[answer]
-        yield matrix(rng, n, m, s), float(low + rng.uniform(0.35, 0.65) * (high - low))
+        for share in (held[answer - 1] + 1e-4, held[answer] - 1e-4):
+            yield matrix(rng, n, m, s), float(share)
+    yield 2.0 ** rng.integers(-3, 4) * np.eye(4), 0.5  # two hold exactly this share
 
 
 def matrices_and_ranks(rng, whole=True):
@@ -87,16 +88,18 @@ def subspaces(rng):
 def curves(rng):
     """Scores that rise with noise: the third dimension is enough, the fourth is not, all later ones are, the last but one best.
 
-    Full fine-tuning's score is above all of them.
+    Full fine-tuning's score is above all but the best of them.
     """
     for full, count in ((float(rng.uniform(60, 90)), 6), (float(rng.uniform(0.5, 0.9)), 8), (float(rng.uniform(2, 4)), 7)):
         share = float(rng.uniform(0.8, 0.9))
         dimensions = [int(d) for d in np.cumsum(rng.integers(3, 400, count))]
-        reached = np.concatenate([[0.3, 0.97, 1.03, 0.98], rng.uniform(1.04, 1.07, count - 6), [1.09, 1.08]])
+        reached = np.concatenate([[0.3, 0.97, 1.03, 0.98], rng.uniform(1.04, 1.07, count - 6), [1.3, 1.08]])
         yield dimensions, [float(score) for score in reached * share * full], full, share
     half = float(2 ** rng.integers(0, 5))  # a score that is exactly half of `full`
-    yield [int(d) for d in np.cumsum(rng.integers(3, 400, 4))], [0.7 * half, half, 1.5 * half, 1.6 * half], 2 * half, 0.5
+    yield [int(d) for d in np.cumsum(rng.integers(3, 400, 4))], [0.9 * half, half, 1.5 * half, 1.6 * half], 2 * half, 0.5
     yield [int(rng.integers(3, 400))], [0.95], 1.0, 0.9
+    loss = float(rng.uniform(2, 3))  # whose negative is the score
+    yield [int(d) for d in np.cumsum(rng.integers(3, 400, 3))], [-1.5 * loss, -0.95 * loss, -0.85 * loss], -loss, 0.9
 
 
 # ---- the tests ------------------------------------------------------------------------------------------------------
@@ -115,6 +118,10 @@ def test_effective_rank(submission):
           lambda W, share: effective_rank(W, share) - 1),
         M("dimension.off_by_one", "one more value is counted than is needed",
           lambda W, share: effective_rank(W, share) + 1),
+        M("dimension.strictly", "as many are counted as hold more than this share, not at least this share",
+          lambda W, share: 1 + int((np.cumsum(values(W) ** 2) <= share * (values(W) ** 2).sum()).sum())),
+        M("dimension.centred", "the mean of each column is taken away first, as principal components would ask for",
+          lambda W, share: effective_rank(W - W.mean(axis=0), share)),
         M("dimension.rank", "all values but zeros are counted, whatever the share", lambda W, _: int((values(W) > 1e-9).sum())),
         M("dimension.one_by_one", "each value is compared with a share of the largest, and they are not added up",
           lambda W, share: int((values(W) >= share * values(W)[0]).sum())),
@@ -230,6 +237,10 @@ def test_intrinsic_dimension(submission):
           lambda dims, scores, full, share: first(enough(dims, scores, share))),
         M("dimension.share_of_best", "it is a share of the best score in the list, not of full fine-tuning's",
           lambda dims, scores, full, share: first(enough(dims, scores, share * max(scores)))),
+        M("dimension.share_of_best", "it is a share of the best of all scores, full fine-tuning's among them",
+          lambda dims, scores, full, share: first(enough(dims, scores, share * max([*scores, full])))),
+        M("dimension.ratio", "score / full is compared with the share: if full is negative, this turns the comparison around",
+          lambda dims, scores, full, share: first([d for d, s in zip(dims, scores, strict=True) if s / full >= share])),
         M("dimension.share_of_best", "the scores are compared with full, without the share",
           lambda dims, scores, full, share: first(enough(dims, scores, full))),
         M("dimension.gap", "the scores are compared with full - (1 - share), not with share * full",
