@@ -77,12 +77,13 @@ def heads(rng, sizes):
 
 
 def far_heads(rng, sizes):
-    """The same, with scores that are by turns far below and far above zero, but near each other for one query. The numbers are
-    integers, so that float32 has them exactly."""
+    """The same, with scores that are by turns far below and far above zero. For one query they are near each other, but for
+    the last key's, on the other side. The numbers are integers, so that float32 has them exactly."""
     for q, k, v in heads(rng, sizes):
         q, k = (rng.integers(-2, 3, array.shape).astype(float) for array in (q, k))
-        q[..., 0], k[..., 0] = 100.0, 100.0
+        q[..., 0], k[..., 0] = 120.0, 120.0
         q[:, ::2, :, 0] *= -1
+        k[:, -1, :, 0] *= -1
         yield q, k, v
 
 
@@ -108,6 +109,7 @@ def far_rows(rng):
 def test_gelu(submission):
     error = np.vectorize(math.erf, otypes=[float])
     cases = [(np.asarray(submission.rng.standard_normal(shape) * 2),) for shape in ((7,), (3, 1), (2, 3, 4), (), (1,))]
+    cases += [(submission.rng.uniform(5.1, 5.4, 2) * [1, -1],), (np.array([30.0, -30.0]),)]  # where it is nearly straight
     submission.agrees("gelu", cases, gelu, [
         M("transformer.gelu_exact", "it is the form with the error function; GPT-2 uses the one with tanh",
           lambda x: 0.5 * x * (1 + error(x / 2**0.5))),
@@ -174,12 +176,18 @@ def test_attention_after_cached_keys(submission):
 
 def test_attention_with_large_scores(submission):
     for q, k, v in far_heads(submission.rng, [(2, 3, 3, 2, 16), (1, 4, 6, 1, 4), (1, 2, 2, 3, 64)]):
+        submission.agrees("causal_attention", [(q / 128, k / 16, v)], attention)  # what is wrong here is not the size
         given = submission.causal_attention(q, k, v)
         submission.require(not isinstance(given, np.ndarray) or bool(np.isfinite(given).all()), "causal_attention",
                            f"of scores up to ±{np.abs(scored(q, k)).max():.0f} it is not finite: exponentials overflow, or all "
-                           "of a query vanish. The softmax stays the same if each query's largest score is subtracted first",
+                           "of a query vanish. The softmax stays the same if the largest score that a query sees is subtracted",
                            "transformer.overflow")
-        submission.agrees("causal_attention", [(q, k, v)], attention)
+        submission.agrees("causal_attention", [(q, k, v)], attention, [
+            *[M("transformer.mask_finite", "scores of later keys are lowered by a number that large ones outweigh; use -inf",
+                lambda q, k, v, by=by: attention(q, k, v, hidden=scored(q, k) - by)) for by in (1000, 10_000)],
+            M("transformer.mask_finite", "scores of later keys are set to -1,000, and others are lower; use -inf",
+              lambda q, k, v: attention(q, k, v, hidden=-1000.0)),
+        ])
 
 
 def test_cross_entropy(submission):
@@ -221,6 +229,7 @@ def test_ignored_labels(submission):
 
 def test_cross_entropy_of_large_logits(submission):
     for logits, labels in far_rows(submission.rng):
+        submission.agrees("cross_entropy", [(logits / 1024, labels)], cross_entropy)  # what is wrong here is not the size
         given = submission.cross_entropy(logits, labels)
         finite = not isinstance(given, float | np.ndarray) or bool(np.isfinite(given).all())
         submission.require(finite, "cross_entropy", f"of logits up to ±{np.abs(logits).max():.0f} received {given!r}: "

@@ -10,7 +10,11 @@ import numpy as np
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """GELU in the form with tanh, which GPT-2 uses (Hendrycks & Gimpel 2016, 1606.08415), of each number; any shape."""
+    """GELU in the form with tanh, which GPT-2 uses (Hendrycks & Gimpel 2016, 1606.08415), of each number, large or small.
+
+    Args:
+        x: any shape.
+    """
     raise NotImplementedError
 
 
