@@ -42,7 +42,7 @@ def merge_loss(packed: np.ndarray, absmax: np.ndarray, code: np.ndarray, blocksi
 
     Returns:
         |change made - change wanted| / |change wanted|, in the Frobenius norm: 0 if the merge is exact, 1 if nothing of the
-        adapter is left.
+        adapter is left, more if rounding changes more than the adapter did.
     """
     raise NotImplementedError
 
