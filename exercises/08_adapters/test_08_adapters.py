@@ -246,7 +246,8 @@ def test_near_identity(submission):
             for name, W in (("W_down", down), ("W_up", up)):
                 _normal(submission, name, W, std)
         for name in ("W_down", "W_up"):
-            submission.require(np.array_equal(given[name], again[name]), "near_identity", f"seed {seed} gives another {name} each time")
+            submission.require(np.array_equal(given[name], again[name]), "near_identity",
+                               f"seed {seed} gives another {name} each time")
             submission.require(not np.array_equal(given[name], other[name]), "near_identity",
                                f"another seed gives the same {name}")
 
