@@ -20,7 +20,7 @@ def attention_with_prefix(q: np.ndarray, k: np.ndarray, v: np.ndarray, prefix_k:
         prefix_k, prefix_v: (p, h_kv, d), the same for every row of the batch.
 
     Returns:
-        (B, T, h, d). Scores are divided by sqrt(d); they may be so large that exp of them is infinite.
+        (B, T, h, d). Scores are divided by sqrt(d); they may be so large, of either sign, that exp of them is infinite or 0.
     """
     raise NotImplementedError
 
@@ -47,7 +47,7 @@ def prefix_share(q: np.ndarray, k: np.ndarray, prefix_k: np.ndarray) -> np.ndarr
 def interpolate(without: np.ndarray, prefix_only: np.ndarray, share: np.ndarray) -> np.ndarray:
     """One query's attention with a prefix, from its attention without it and that over the prefix alone.
 
-    without (h, d), prefix_only (h, d), share (h,), as prefix_share gives it -> (h, d)
+    without (h, d), prefix_only (h, d), share (h,), as prefix_share gives it: from 0 to 1 -> (h, d)
     """
     raise NotImplementedError
 
@@ -75,7 +75,7 @@ def append(prompt: np.ndarray, embeds: np.ndarray, lengths: np.ndarray) -> np.nd
     Args:
         prompt: (p, d).
         embeds: (B, T, d), padded on the right.
-        lengths: (B,) int64, the tokens of each row.
+        lengths: (B,) int64, the tokens of each row, from 0 to T.
 
     Returns:
         (B, T + p, d): in each row its tokens, then the prompt, then its padding, as it was.

@@ -33,9 +33,9 @@ def seen(T, p, shift=None):
     return np.tril(np.ones((T, p + T), dtype=bool), p if shift is None else shift)
 
 
-def attention(q, k, v, prefix_k, prefix_v, scale=None, heads=repeated, mask=seen):
+def attention(q, k, v, prefix_k, prefix_v, scale=None, heads=repeated, mask=seen, hidden=-np.inf):
     visible = mask(q.shape[1], len(prefix_k))
-    weights = softmax(np.where(visible, scores_of(q, k, prefix_k, scale, heads), -np.inf))
+    weights = softmax(np.where(visible, scores_of(q, k, prefix_k, scale, heads), hidden))
     return mixed(weights, v, prefix_v, heads)
 
 
@@ -101,6 +101,12 @@ def large_layer(rng):
             return q, k, v, prefix_k, prefix_v
 
 
+def lower_layer(rng):
+    """Scores below zero, and clear winners, but above what is taken for minus infinity by mistake."""
+    return (np.full((1, 2, 1, 1), -1.0), rng.uniform(500, 700, (1, 2, 1, 1)), rng.standard_normal((1, 2, 1, 1)),
+            rng.uniform(100, 300, (1, 1, 1)), rng.standard_normal((1, 1, 1)))
+
+
 def clear(scores):
     first, second = np.sort(scores)[..., :-3:-1].reshape(-1, 2).T
     return (first - second).min() > GAP
@@ -112,10 +118,11 @@ def queries(rng):
 
 
 def large_query(rng):
-    """Some heads look at the prefix, the others at the text."""
+    """Some heads look at the prefix, two of them at its first token; the others look at the text."""
     while True:
         q, k, prefix_k = HUGE * rng.standard_normal((8, 3)), rng.standard_normal((4, 8, 3)), rng.standard_normal((3, 8, 3))
-        if clear(share_scores(q, k, prefix_k)) and 0 < share(q, k, prefix_k).mean() < 1:
+        first, *others = weights_of(q, k, prefix_k).sum(axis=0).round()
+        if clear(share_scores(q, k, prefix_k)) and first == 2 and 1 <= sum(others) < 6:
             return q, k, prefix_k
 
 
@@ -129,8 +136,9 @@ def batches(rng):
 
 
 def padded(rng):
-    for B, T, d, p in ((3, 6, 2, 2), (1, 1, 1, 1), (2, 4, 3, 1), (1, 5, 2, 3), (5, 5, 1, 2)):
-        lengths = rng.choice(np.arange(1, T + 1) if B > 1 or T == 1 else np.arange(1, T), B, replace=False)  # no two are equal
+    """Lengths of which no two are equal; in the last case all that there are, from 0 on."""
+    for B, T, d, p in ((3, 6, 2, 2), (1, 1, 1, 1), (2, 4, 3, 1), (1, 5, 2, 3), (6, 5, 1, 2)):
+        lengths = rng.choice(np.arange(int(B <= T), T + (B > 1 or T == 1)), B, replace=False)
         yield rng.standard_normal((p, d)), rng.standard_normal((B, T, d)), lengths
 
 
@@ -139,10 +147,6 @@ def padded(rng):
 
 def changed(**options):
     return lambda *args: attention(*args, **options)
-
-
-def masked_to_zero(q, k, v, prefix_k, prefix_v):
-    return mixed(softmax(scores_of(q, k, prefix_k) * seen(q.shape[1], len(prefix_k))), v, prefix_v)
 
 
 def masked_after(q, k, v, prefix_k, prefix_v):
@@ -170,7 +174,9 @@ ATTENTION = [
     *(M("prefix.mask_off_by_one", says, changed(mask=lambda T, p, by=by: seen(T, p, p + by)))
       for by, says in ((-1, "a query does not see its own key"), (1, "a query sees one key too many"))),
     M("prefix.masked_to_zero", "hidden keys have a score of 0, which still draws attention; it has to be minus infinity",
-      masked_to_zero),
+      changed(hidden=0.0)),
+    M("prefix.finite_mask", "hidden keys have a score that is low, such as -1e4, but others can be lower: it has to be minus "
+      "infinity", changed(hidden=-1e4)),
     M("prefix.masked_after_softmax", "keys are hidden after the softmax, so that the weights do not add up to 1", masked_after),
     M("prefix.softmax_axis", "the softmax is taken over the queries, not over the keys", over_queries),
     M("prefix.no_scale", "scores are not divided by sqrt(d)", changed(scale=1.0)),
@@ -199,19 +205,21 @@ def test_grouped_queries(submission):
 
 
 def test_attention_large_scores(submission):
-    _large(submission, "attention_with_prefix", large_layer(submission.rng), attention, ATTENTION)
+    rng = submission.rng
+    _large(submission, "attention_with_prefix", [large_layer(rng), lower_layer(rng)], attention, ATTENTION)
 
 
-def _large(submission, function, arguments, oracle, misconceptions):
-    received = getattr(submission, function)(*arguments)
-    finite = not isinstance(received, np.ndarray) or bool(np.isfinite(received).all())
+def _large(submission, function, cases, oracle, misconceptions):
+    received = [getattr(submission, function)(*case) for case in cases]
+    finite = all(not isinstance(one, np.ndarray) or np.isfinite(one).all() for one in received)
     submission.require(finite, function, "the result holds nan or infinity where scores are large: take the largest score away "
                        "from all before exp, which changes nothing else", "prefix.overflow")
-    submission.agrees(function, [arguments], oracle, misconceptions)
+    submission.agrees(function, cases, oracle, misconceptions)
 
 
 def test_count(submission):
     cases = [tuple(int(n) for n in submission.rng.integers(3, (100, 80, 64, 256))) for _ in range(4)]
+    cases.append((*cases[0][:2], 1, cases[0][3]))
     submission.agrees("prefix_parameters", cases, lambda p, layers, heads, dim: 2 * p * layers * heads * dim, [
         M("prefix.keys_only", "keys are counted, and values are not", lambda p, layers, heads, dim: p * layers * heads * dim),
         M("prefix.one_layer", "one layer is counted", lambda p, layers, heads, dim: 2 * p * heads * dim),
@@ -241,6 +249,7 @@ SHARE = [
       lambda *args: weights_of(*args).mean(axis=1)),
     M("prefix.share_largest", "only the virtual token with the largest weight counts",
       lambda *args: weights_of(*args).max(axis=1)),
+    M("prefix.share_first", "only the first virtual token counts", lambda *args: weights_of(*args)[:, 0]),
     M("prefix.share_counted", "it is p / (p + T), as if all keys drew the same attention",
       lambda q, k, prefix_k: np.full(len(q), len(prefix_k) / (len(prefix_k) + len(k)))),
     M("prefix.share_of_all_heads", "the softmax runs over all heads together; each head has one of its own", of_all_heads),
@@ -252,13 +261,13 @@ def test_share(submission):
 
 
 def test_share_large_scores(submission):
-    _large(submission, "prefix_share", large_query(submission.rng), share, SHARE)
+    _large(submission, "prefix_share", [large_query(submission.rng)], share, SHARE)
 
 
 def test_interpolate(submission):
     rng = submission.rng
-    cases = [(rng.standard_normal((h, d)), rng.standard_normal((h, d)), rng.random(h))
-             for h, d in ((3, 4), (1, 5), (2, 1), (4, 4), (1, 1))]
+    shares = (rng.random(3), 4), (rng.random(1), 5), (np.array([0.0, 1.0]), 1), (rng.random(4), 4), (rng.random(1), 1)
+    cases = [(rng.standard_normal((len(s), d)), rng.standard_normal((len(s), d)), s) for s, d in shares]
     submission.agrees("interpolate", cases, interpolated, [
         M("prefix.weights_swapped", "the share is the weight of the text, and should be the prefix's",
           lambda a, b, s: interpolated(b, a, s)),
