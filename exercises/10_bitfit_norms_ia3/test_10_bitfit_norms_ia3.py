@@ -17,8 +17,12 @@ def is_norm(module):
     return module.startswith("ln_") or "norm" in module.lower()
 
 
+def module_of(name):
+    return name.split(".")[-2]
+
+
 def of_norm(name):
-    return is_norm(name.split(".")[-2])
+    return is_norm(module_of(name))
 
 
 def trainable_names(names, method):
@@ -120,8 +124,18 @@ def diffusion(layers):
     return names
 
 
+def custom(layers):
+    """Norms that are called otherwise than in these, and much that is nearly called a norm or a bias and is none."""
+    names = parameters("norm") + parameters("norm-en") + parameters("ln_emb")
+    for i in range(layers):
+        for module in ("NORM", "norm_attn", "ln_attn.linear", "attn.bias", "lnet", "mlp_ln_x"):
+            names += parameters(f"h.{i}.{module}")
+        names += [*parameters(f"h.{i}.LayerNorm", "gamma", "beta"), f"h.{i}.attn.in_proj_bias", f"h.{i}.mlp.norm_scale"]
+    return names
+
+
 def models(rng, method):
-    for family in (gpt2, llama, qwen, bert, t5, diffusion):
+    for family in (gpt2, llama, qwen, bert, t5, diffusion, custom):
         yield [str(name) for name in rng.permutation(family(int(rng.integers(2, 13))))], method
 
 
@@ -145,6 +159,10 @@ def test_bitfit(submission):
         *NAMES,
         M("names.contains_bias", 'every name with "bias" somewhere in it is taken, and T5 has a module called so',
           chosen(lambda name: "bias" in name)),
+        M("names.contains_bias", 'every name that ends in "bias" is taken, such as "in_proj_bias"; a bias is called "bias"',
+          chosen(lambda name: name.endswith("bias"))),
+        M("names.contains_bias", 'what stands in a module called "bias" is taken; it is the last part of a name that counts',
+          chosen(lambda name: "bias" in name.split("."))),
         M("names.without_norms", "the biases of norms are left out", chosen(lambda name: is_bias(name) and not of_norm(name))),
         M("names.norms_only", "only the biases of norms are taken", chosen(lambda name: is_bias(name) and of_norm(name))),
         M("names.norms_only", "the norms are taken, not the biases", chosen(of_norm)),
@@ -154,18 +172,32 @@ def test_bitfit(submission):
 def test_norms(submission):
     submission.agrees("trainable_names", models(submission.rng, "norms"), trainable_names, [
         *NAMES,
-        M("names.scales_only", "the norms' biases, their shifts, are missing",
-          chosen(lambda name: of_norm(name) and not is_bias(name))),
+        M("names.scales_only", "only the norms' weights, their scales, are taken: the biases, their shifts, are missing",
+          chosen(lambda name: of_norm(name) and name.endswith(".weight"))),
+        M("names.weights_and_biases", 'only what is called "weight" or "bias" is taken of the norms; others call it otherwise',
+          chosen(lambda name: of_norm(name) and name.endswith((".weight", ".bias")))),
         M("names.shifts_only", "the norms' weights, their scales, are missing",
           chosen(lambda name: of_norm(name) and is_bias(name))),
         M("names.final_missing", "only norms with a number in their path are taken: one is not in a layer",
           chosen(lambda name: of_norm(name) and any(part.isdigit() for part in name.split(".")))),
         M("names.ln_missing", 'only names with "norm" are looked for: those of GPT-2 are called "ln_1" and so on',
-          chosen(lambda name: "norm" in name.split(".")[-2].lower())),
+          chosen(lambda name: "norm" in module_of(name).lower())),
+        M("names.ln_missing", 'of the norms called "ln_...", only those of GPT-2 are there',
+          chosen(lambda name: module_of(name) in ("ln_1", "ln_2", "ln_f") or "norm" in module_of(name).lower())),
+        M("names.ln_like", 'modules with "ln_" anywhere in their names are taken; only at its start does it count',
+          chosen(lambda name: of_norm(name) or "ln_" in module_of(name))),
+        M("names.ln_like", 'modules are taken whose names start with "ln"; "ln_" is what counts',
+          chosen(lambda name: of_norm(name) or module_of(name).startswith("ln"))),
         M("names.case", '"LayerNorm" is missing: capital letters count in a comparison',
-          chosen(lambda name: name.split(".")[-2].startswith("ln_") or "norm" in name.split(".")[-2])),
+          chosen(lambda name: module_of(name).startswith("ln_") or "norm" in module_of(name))),
+        M("names.case", '"NORM" is missing: capital letters count in a comparison',
+          chosen(lambda name: module_of(name).startswith("ln_") or any(norm in module_of(name) for norm in ("norm", "Norm")))),
         M("names.inside_norms", "what stands deeper in a norm is taken too, such as a linear layer in it",
           chosen(lambda name: any(map(is_norm, name.split(".")[:-1])))),
+        M("names.inside_norms", '"norm" is looked for in the whole name: what stands deeper in a norm is taken too',
+          chosen(lambda name: of_norm(name) or "norm" in name.lower())),
+        M("names.own_name", "the parameter's own name is looked at too; it is its module that has to be a norm",
+          chosen(lambda name: of_norm(name) or "norm" in name.split(".")[-1])),
         M("names.biases_too", "all biases are taken too", chosen(lambda name: of_norm(name) or is_bias(name))),
         M("names.biases_too", "the biases are taken, not the norms", chosen(is_bias)),
     ])
@@ -221,7 +253,10 @@ def _gradient_of_l(submission, feedforward):
     if not feedforward:
         misconceptions.append(M("ia3.bias_missing", "b is missing: l multiplies it too", lambda x, W, b, l, f, g: gradient_of_l(
             x, W, 0 * b, l, f, g)))
-    submission.agrees("ia3_vjp", with_cotangents(submission.rng, feedforward), gradient_of_l, misconceptions, part="l")
+    cases = list(with_cotangents(submission.rng, feedforward))
+    for _, _, _, l, *_ in cases:
+        l[0] = 0  # what is switched off has a gradient too
+    submission.agrees("ia3_vjp", cases, gradient_of_l, misconceptions, part="l")
 
 
 def test_gradient_of_l(submission):

@@ -16,7 +16,7 @@ def trainable_names(names: list, method: str) -> list:
 
     A name such as "transformer.h.0.ln_1.weight" is a path of modules, and the parameter's own name at its end. A bias is a
     parameter whose own name is "bias". A norm is a module whose name starts with "ln_", or has "norm" in it in upper or lower
-    case ("LayerNorm", "input_layernorm"); its parameters are those that stand directly in it.
+    case ("LayerNorm", "input_layernorm"); its parameters are those that stand directly in it, whatever they are called.
 
     Args:
         names: list of str.

@@ -11,7 +11,7 @@ def trainable_names(names, method):
     chosen = set()
     for name in names:
         parts = name.split(".")
-        if method == "norms" and (parts[-2].find("norm") >= 0 or parts[-2].find("Norm") >= 0 or parts[-2].startswith("ln_")):
+        if method == "norms" and (parts[-2].upper().find("NORM") >= 0 or parts[-2].startswith("ln_")):
             chosen.add(name)
         if method == "bitfit" and name.endswith(".bias"):
             chosen.add(name)
