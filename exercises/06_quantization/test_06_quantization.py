@@ -21,7 +21,8 @@ def int8(x, maximum=magnitude, scale=127, rounded=np.round):
     """Codes and maximum. What does not fit into int8 is cut off at its ends."""
     absmax = maximum(x)
     with np.errstate(all="ignore"):
-        codes = np.clip(rounded(scale * x / np.where(absmax == 0, 1, absmax)), -128, 127).astype(np.int8)
+        codes = np.clip(rounded(scale * x / np.where(absmax == 0, 1, absmax)), -128, 127)
+        codes = np.asarray(codes).astype(np.int8)
     return {"codes": codes, "absmax": float(absmax) if np.ndim(absmax) == 0 else absmax}
 
 
@@ -117,7 +118,8 @@ def tensors(rng):
         scale = float(rng.uniform(0.1, 9))
         x = clear(lambda shape=shape, scale=scale: scale * rng.standard_normal(shape), to_half)
         yield (x if x.flat[np.abs(x).argmax()] < 0 else -x,)  # the largest magnitude belongs to a negative number
-    yield (halves(rng, 9).reshape(5, 2) * 2.0 ** rng.integers(-6, 6),)
+    for power in (int(rng.integers(-6, 6)), -40):  # small numbers are not zeros
+        yield (halves(rng, 9).reshape(5, 2) * 2.0**power,)
 
 
 def codebook(rng, below):
@@ -131,7 +133,7 @@ def middles(code):
 
 
 def weights(rng):
-    """x, code and blocksize; the last one has numbers in the middle between two values."""
+    """x, code and blocksize; the last ones have numbers in the middle between two values, and are large and small."""
     for n, blocksize, code in ((10, 4, nf4()), (24, 6, codebook(rng, 5)), (11, 64, codebook(rng, 9)), (5, 1, codebook(rng, 7)),
                                (1, 3, nf4()), (67, 32, codebook(rng, 4))):
         def apart(x, code=code, blocksize=blocksize):
@@ -144,6 +146,7 @@ def weights(rng):
     ties = rng.permutation(middles(code))
     x = np.concatenate([0.25 * ties[:7], [-0.25], 8 * ties[7:], [8.0]])
     yield x, code, 8
+    yield 2.0**-34 * x, code, 8
 
 
 def code_arrays(rng):
@@ -182,6 +185,7 @@ def half_away(x):
     return np.trunc(x + np.copysign(0.5, x))
 
 
+TINY = 1e-8
 ROWS = "each row has a maximum of its own; here one is for the whole array"
 
 
@@ -222,6 +226,8 @@ def test_int8_codes(submission):
         M("quant.scale", "the largest number becomes 128, which int8 does not have; the largest code is 127",
           lambda x: wrapped(x, 128 / magnitude(x))),
         M("quant.other_blocks", ROWS, gives(maximum=of_rows)),
+        M("quant.small", "numbers that are all small are taken for zeros",
+          gives(maximum=lambda x: magnitude(x) if magnitude(x) > TINY else np.inf)),
         M("quant.not_scaled", "x is not divided by absmax", lambda x: wrapped(x, 127)),
         M("quant.unsigned", "127 or 128 is added to the codes, as for unsigned ones",
           lambda x: (int8(x)["codes"].astype(int) + 128).astype(np.uint8)),
@@ -331,6 +337,8 @@ def test_blockwise_codes(submission):
         M("quant.not_nearest", "the next value above is taken, not the nearest", gives(choose=next_above)),
         M("quant.not_nearest", "the next value below is taken, not the nearest", gives(choose=next_below)),
         M("quant.not_scaled", "x is not divided by its block's maximum", gives(maximum=lambda x: 1.0)),
+        M("quant.small", "a block of small numbers is taken for one of zeros",
+          gives(maximum=lambda x: magnitude(x) if magnitude(x) > TINY else np.inf)),
         M("quant.codebook_ignored", "NF4 is used whatever `code` is", gives(choose=lambda scaled, _: nearest(scaled, nf4()))),
         M("quant.codebook_ignored", "the codes are in equal steps whatever `code` is", gives(choose=linear)),
     ], part="codes")
@@ -370,12 +378,12 @@ def test_zeros(submission):
         return gives
 
     submission.agrees("quantize_blockwise", cases, blockwise, [
-        M("quant.zero_divided", "a block of zeros is divided by its maximum, 0, and its codes mean nothing", with_code(0)),
-        M("quant.zero_divided", "a block of zeros is divided by its maximum, 0, and its codes mean nothing", with_code(15)),
+        *(M("quant.zero_divided", f"a block of zeros gets code {code}, which is what dividing it by its maximum, 0, can give; "
+            "it has the code of the value 0", with_code(code)) for code in (0, 15)),
         M("quant.zero_code", "a block of zeros gets code 7: zero in NF4, but not in every codebook", with_code(7)),
         M("quant.zero_absmax", "the maximum of a block of zeros is set to 1; it is stored as 0", with_absmax(1.0)),
     ])
-    submission.agrees("absmax_int8_quantize", [(np.zeros((2, 3)),)], int8)
+    submission.agrees("absmax_int8_quantize", [(np.zeros((2, 3)),), (np.zeros(()),)], int8)
     submission.agrees("double_quantize", [(np.full(5, float(rng.choice([0.5, 1.5, 2.75]))), 2)], double)
 
 
@@ -435,10 +443,13 @@ def test_pack(submission):
 def test_unpack(submission):
     rng = submission.rng
     cases = [(packed(rng.permutation(16).astype(np.uint8)[:n]), n) for n in (6, 7, 1, 16)]
+    cases += [(packed(np.append(rng.integers(0, 16, n - 1), 7).astype(np.uint8)), n) for n in (4, 5)]  # a 7 that counts
     submission.agrees("unpack", cases, unpacked, [
         M("quant.low_first", SWAPPED, lambda both, n: unpacked(both << 4 | both >> 4, n)),
         M("quant.padding", "n is not looked at: what was added to fill the last byte is returned too",
           lambda both, n: unpacked(both, 2 * len(both))),
+        M("quant.last_7", "a last code of 7 is taken for what was added to fill the byte; n says how many codes there are",
+          lambda both, n: unpacked(both, 2 * len(both) - int(both[-1] & 15 == 7))),
         M("quant.halves_packed", APART, lambda both, n: np.concatenate([both >> 4, both & 15])[:n]),
         M("quant.no_shift", "the high half is not moved down",
           lambda both, n: np.stack([both & 240, both & 15], 1).ravel()[:n]),
