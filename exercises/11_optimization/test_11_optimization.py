@@ -14,7 +14,7 @@ def is_bias(name):
 
 
 def is_fast(name):
-    return "lora_B" in name or is_bias(name)
+    return "lora_B" in name.split(".") or is_bias(name)
 
 
 def rates(names, lr, ratio, fast=is_fast):
@@ -67,14 +67,16 @@ def parameters(layers, adapter, base, modules):
 def adapters(rng, biases):
     """Names of adapters' parameters in no order, the adapters called what people call them; lr and ratio."""
     for base, modules, adapter in (("model.layers", ("self_attn.q_proj", "self_attn.v_proj"), "default"),
-                                   ("transformer.Block", ("attn.c_attn", "mlp.c_fc"), "B"),
-                                   ("bert.encoder.layer", ("attention.self.query",), "unbiased")):
+                                   ("transformer.Block", ("attn.c_attn", "mlp.fc_B"), "lora_Berlin"),
+                                   ("bert.encoder.layer", ("attention.self.query",), "bias")):
         names = parameters(int(rng.integers(2, 5)), adapter, base, modules)
-        names.append(f"base_model.model.classifier.modules_to_save.{adapter}.weight")
+        names += [f"base_model.model.{module}.modules_to_save.{adapter}.{own}"
+                  for module, own in (("classifier", "weight"), ("position", "relative_attention_bias"))]
         if biases:
             layer = f"base_model.model.{base}.0"
             names += [f"base_model.model.classifier.modules_to_save.{adapter}.bias", f"{layer}.norm.bias"]
-            names += [f"{layer}.{modules[0]}.{module}.bias" for module in ("base_layer", f"lora_B.{adapter}")]
+            names += [f"{layer}.{modules[0]}.{module}.bias"
+                      for module in ("base_layer", f"lora_A.{adapter}", f"lora_B.{adapter}")]
         yield [str(name) for name in rng.permutation(names)], float(rng.uniform(0.02, 0.9)), float(rng.integers(2, 33))
 
 
@@ -82,24 +84,28 @@ STEPS = [(3, 5, 4, 2), (1, 3, 6, 1), (4, 1, 3, 1), (2, 7, 1, 2), (5, 4, 4, 3)]  
 
 
 def steps(rng, optimizer):
-    """alpha / r is neither 1 nor its own square; no number of B's gradient is so near to 0 that float32 could turn its sign."""
-    for rows, n_in, n_out, r in STEPS:
+    """alpha / r is on both sides of 1; no number of B's gradient is so near to 0 that float32 could turn its sign."""
+    for (rows, n_in, n_out, r), s in zip(STEPS, rng.permutation([0.3, 0.7, 1.5, 2.5, 3.5]), strict=True):
         while True:
             x, A, g = (rng.standard_normal(shape) for shape in ((rows, n_in), (r, n_in), (rows, n_out)))
             if np.abs(gradient_of_B(x, A, g)).min() > 1e-2 and np.abs(gradient_of_B(x, A, np.sign(g))).min() > 1e-2:
                 break
-        yield float(rng.choice([3.0, 5.0, 7.0]) * r / 2), r, float(rng.uniform(0.1, 0.9)), optimizer, x, A, g
+        yield float(s * r), r, float(rng.uniform(0.1, 0.9)), optimizer, x, A, g
 
 
 def layers(rng):
     """W, A, B, alpha and magnitude; lengths are far from those of W and of its sum with the update."""
     for n_in, n_out, r in ((5, 4, 2), (3, 6, 1), (1, 3, 1), (7, 1, 2), (4, 4, 3)):
         W, A, B = (rng.standard_normal(shape) for shape in ((n_out, n_in), (r, n_in), (n_out, r)))
-        yield W, A, B, float(rng.choice([3.0, 5.0, 7.0]) * r / 2), rng.uniform(1.5, 9.0, n_out)
+        magnitude = rng.uniform(1.5, 9.0, n_out) * rng.choice([-1.0, 1.0], n_out)
+        yield W, A, B, float(rng.choice([3.0, 5.0, 7.0]) * r / 2), magnitude
 
 
 def with_cotangents(rng):
-    return [(W, *rest, rng.standard_normal(W.shape)) for W, *rest in layers(rng)]
+    """One magnitude is 0, which has a gradient too."""
+    for W, *rest, magnitude in layers(rng):
+        magnitude[0] = 0
+        yield W, *rest, magnitude, rng.standard_normal(W.shape)
 
 
 # ---- the tests: LoRA+ -----------------------------------------------------------------------------------------------
@@ -121,8 +127,14 @@ RATES = [
       lambda names, lr, ratio: {name: ratio if is_fast(name) else lr for name in names}),
     M("rates.letter", 'every name with a "B" in it is taken for a B: a module or an adapter may be called so',
       fast_if(lambda name: "B" in name or is_bias(name))),
-    M("rates.contains_bias", 'names with "bias" somewhere in them are taken for biases: an adapter may be called "unbiased"',
-      fast_if(lambda name: "lora_B" in name or "bias" in name)),
+    M("rates.letter", 'every name with "lora_B" somewhere in it is taken for a B: an adapter may be called "lora_Berlin"',
+      fast_if(lambda name: "lora_B" in name or is_bias(name))),
+    M("rates.contains_bias", 'names with "bias" somewhere in them are taken for biases: an adapter may be called so',
+      fast_if(lambda name: is_fast(name) or "bias" in name)),
+    M("rates.contains_bias", 'names with "bias" in their path are taken for biases: an adapter may be called so',
+      fast_if(lambda name: is_fast(name) or "bias" in name.split("."))),
+    M("rates.contains_bias", 'names that end in "bias" are taken for biases: a bias is called "bias", and no more',
+      fast_if(lambda name: is_fast(name) or name.endswith("bias"))),
     M("rates.all_but_A", "all that is not in a lora_A has the larger rate, matrices that are trained whole too",
       fast_if(lambda name: "lora_A" not in name)),
 ]
@@ -135,9 +147,11 @@ def test_rates_of_matrices(submission):
 def test_rates_of_biases(submission):
     submission.agrees("loraplus_groups", adapters(submission.rng, biases=True), rates, [
         *RATES,
-        M("rates.biases_slow", "biases have the rate of A", fast_if(lambda name: "lora_B" in name)),
+        M("rates.biases_slow", "biases have the rate of A", fast_if(lambda name: "lora_B" in name.split("."))),
         M("rates.biases_slow", "biases have the rate of A, that of a lora_B too",
-          fast_if(lambda name: "lora_B" in name and not is_bias(name))),
+          fast_if(lambda name: is_fast(name) and not is_bias(name))),
+        M("rates.biases_slow", "the bias of a lora_A has the rate of its matrix; every bias has the larger one",
+          fast_if(lambda name: is_fast(name) and not ("lora_A" in name and is_bias(name)))),
     ])
 
 
