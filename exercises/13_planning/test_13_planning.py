@@ -63,14 +63,19 @@ def whole(rng, least, most):
 
 
 def shapes_of(rng):
-    """Matrices of whole nested blocks."""
-    return [[128 * whole(rng, 2, 20), 128 * whole(rng, 20, 40)] for _ in range(whole(rng, 2, 5))] + [
-        [128 * whole(rng, 20, 40), 128 * whole(rng, 2, 20)] for _ in range(whole(rng, 2, 5))]
+    """Matrices of whole nested blocks. Two have the same shape, as in a model of equal layers."""
+    wide = [[128 * whole(rng, 2, 20), 128 * whole(rng, 20, 40)] for _ in range(whole(rng, 2, 5))]
+    return [*wide, wide[-1], *([128 * whole(rng, 20, 40), 128 * whole(rng, 2, 20)] for _ in range(whole(rng, 2, 5)))]
+
+
+def once(shapes):
+    """As they are if the same shape counts once."""
+    return [list(shape) for shape in {tuple(shape) for shape in shapes}]
 
 
 def many_shapes(rng):
     """The same; one matrix, neither the first nor the last, has few rows, or few columns."""
-    for narrow, wide in ((8, True), (16, False), (32, True), (64, False)):
+    for narrow, wide in ((4, True), (16, False), (32, True), (64, False)):
         thin, shapes = [narrow, 16384 // narrow * whole(rng, 1, 4)], shapes_of(rng)
         yield [shapes[0], thin if wide else thin[::-1], *shapes[1:]]
 
@@ -99,6 +104,8 @@ BASES = [
     M("base.bits", "bits are counted, and not bytes", lambda *case: 8 * base(*case)),
     M("base.sides_added", "the sides of a matrix are added; it has out * in numbers", lambda shapes, other, quantized: base(
         [[out + n_in, 1] for out, n_in in shapes], other, quantized)),
+    M("base.each_shape_once", "a shape that two matrices have is counted once",
+      lambda shapes, *rest: base(once(shapes), *rest)),
 ]
 
 
@@ -141,10 +148,12 @@ def test_adapter_training_bytes(submission):
         M("training.no_optimizer", "AdamW's numbers are missing", lambda n, size: n * 2.0 * size),
         M("training.one_moment", "AdamW keeps one number for each that is trained; it keeps two",
           lambda n, size: n * (2 * size + 4.0)),
-        M("training.optimizer_width", "AdamW's numbers are float32, not as wide as the weights",
+        M("training.optimizer_width", "AdamW's numbers are as wide as the weights; they are float32",
           lambda n, size: n * 4.0 * size),
         M("training.master_copies", "float32 copies of the weights are counted too; none were asked for",
           lambda n, size: n * (2 * size + 12.0)),
+        M("training.always_16_bytes", "a number has 16 bytes in all; that is so with weight_bytes 4, and with 2 it has 12",
+          lambda n, size: n * 16.0),
     ])
 
 
@@ -156,12 +165,12 @@ def per_rank(shapes, weight_bytes):
 
 
 def test_largest_rank(submission):
-    """Exactly enough, half a byte too little for it, and a byte too little for one more."""
+    """Exactly enough, half a byte too little for it, a byte too little for one more; a large rank, where errors add up."""
     rng, cases = submission.rng, []
     for weight_bytes in (2, 4, 4, 2):
         shapes, r = shapes_of(rng), whole(rng, 2, 20)  # far below all sides
         each = per_rank(shapes, weight_bytes)
-        cases += [(free, shapes, weight_bytes) for free in (r * each, r * each - 0.5, (r + 1) * each - 1.0)]
+        cases += [(free, shapes, weight_bytes) for free in (r * each, r * each - 0.5, (r + 1) * each - 1.0, 200.3 * each)]
 
     def of(change):
         """With other bytes for each rank: change(shapes, weight_bytes)."""
@@ -187,12 +196,16 @@ def test_largest_rank(submission):
           of(lambda shapes, size: training(numbers(shapes), size))),
         M("rank.one_matrix", "one matrix is adapted; all of them are", of(lambda shapes, size: per_rank(shapes[:1], size))),
         M("rank.one_matrix", "one matrix is adapted; all of them are", of(lambda shapes, size: per_rank(shapes[-1:], size))),
+        M("rank.each_shape_once", "a shape that two matrices have is counted once",
+          of(lambda shapes, size: per_rank(once(shapes), size))),
         M("rank.one_factor", "only one of A and B is counted",
           of(lambda shapes, size: training(sum(n_in for _, n_in in shapes), size))),
         M("rank.one_factor", "only one of A and B is counted",
           of(lambda shapes, size: training(sum(out for out, _ in shapes), size))),
-        M("rank.weight_bytes_ignored", "weights always have 4 bytes", of(lambda shapes, size: per_rank(shapes, 4))),
-        M("rank.weight_bytes_ignored", "weights always have 2 bytes", of(lambda shapes, size: per_rank(shapes, 2))),
+        M("rank.weight_bytes_ignored", "a number has 16 bytes even if weight_bytes is 2: it has 12 then",
+          of(lambda shapes, size: per_rank(shapes, 4))),
+        M("rank.weight_bytes_ignored", "a number has 12 bytes even if weight_bytes is 4: it has 16 then",
+          of(lambda shapes, size: per_rank(shapes, 2))),
     ])
 
 
@@ -306,7 +319,7 @@ def large_cards(model, rng):
 
 
 def small_cards(model):
-    """LoRA fits with rank 1 exactly, and by a byte not; QLoRA exactly with rank 7, and with rank 1."""
+    """LoRA fits with rank 1 exactly, and by a byte not; QLoRA exactly with rank 7, if no side is smaller, and with rank 1."""
     return [needed(model, "lora"), needed(model, "lora") - 1, needed(model, "qlora", 7), needed(model, "qlora")]
 
 
