@@ -55,7 +55,7 @@ def largest_stable_rate(alpha: float, r: int, curvature: float) -> float:
 def dora_weight(W: np.ndarray, A: np.ndarray, B: np.ndarray, alpha: float, magnitude: np.ndarray) -> np.ndarray:
     """DoRA's weight: each row has the direction of W + (alpha / r) B A, and the length that `magnitude` says.
 
-    A magnitude is a trained number as others are: one below 0 turns its row round.
+    A magnitude is a trained number as others are: it may become 0, and one below 0 turns its row round.
 
     W (out, in), A (r, in), B (out, r), magnitude (out,) -> (out, in).
     """

@@ -147,6 +147,8 @@ def test_rates_of_matrices(submission):
 def test_rates_of_biases(submission):
     submission.agrees("loraplus_groups", adapters(submission.rng, biases=True), rates, [
         *RATES,
+        M("rates.all_but_A", "all matrices that are not in a lora_A have the larger rate, those that are trained whole too",
+          fast_if(lambda name: "lora_A" not in name or is_bias(name))),
         M("rates.biases_slow", "biases have the rate of A", fast_if(lambda name: "lora_B" in name.split("."))),
         M("rates.biases_slow", "biases have the rate of A, that of a lora_B too",
           fast_if(lambda name: is_fast(name) and not is_bias(name))),
