@@ -67,7 +67,7 @@ def parameters(layers, adapter, base, modules):
 def adapters(rng, biases):
     """Names of adapters' parameters in no order, the adapters called what people call them; lr and ratio."""
     for base, modules, adapter in (("model.layers", ("self_attn.q_proj", "self_attn.v_proj"), "default"),
-                                   ("transformer.Block", ("attn.c_attn", "mlp.fc_B"), "lora_Berlin"),
+                                   ("transformer.Block", ("attn.c_attn", "mlp.fc_B"), "B"),
                                    ("bert.encoder.layer", ("attention.self.query",), "bias")):
         names = parameters(int(rng.integers(2, 5)), adapter, base, modules)
         names += [f"base_model.model.{module}.modules_to_save.{adapter}.{own}"
@@ -127,8 +127,6 @@ RATES = [
       lambda names, lr, ratio: {name: ratio if is_fast(name) else lr for name in names}),
     M("rates.letter", 'every name with a "B" in it is taken for a B: a module or an adapter may be called so',
       fast_if(lambda name: "B" in name or is_bias(name))),
-    M("rates.letter", 'every name with "lora_B" somewhere in it is taken for a B: an adapter may be called "lora_Berlin"',
-      fast_if(lambda name: "lora_B" in name or is_bias(name))),
     M("rates.contains_bias", 'names with "bias" somewhere in them are taken for biases: an adapter may be called so',
       fast_if(lambda name: is_fast(name) or "bias" in name)),
     M("rates.contains_bias", 'names with "bias" in their path are taken for biases: an adapter may be called so',

@@ -5,7 +5,7 @@ import numpy as np
 
 def loraplus_groups(names, lr, ratio):
     groups = {True: lr * ratio, False: lr}
-    return {name: groups[name.endswith(".bias") or ".lora_B." in name] for name in names}
+    return {name: groups[name.endswith(".bias") or "lora_B" in name] for name in names}  # peft's rule
 
 
 def first_update(alpha, r, lr, optimizer, x, A, g):
