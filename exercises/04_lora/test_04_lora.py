@@ -188,5 +188,6 @@ def test_rslora(submission):
     cases = [(float(submission.rng.uniform(1, 64)), r) for r in (2, 9, 64, 1)]
     submission.agrees("rslora_scaling", cases, lambda alpha, r: alpha / r**0.5, [
         M("lora.not_rank_stabilized", "it is alpha / r, LoRA's own", lambda alpha, r: alpha / r),
+        M("lora.root_of_all", "it is the root of alpha / r; only that of r is asked for", lambda alpha, r: (alpha / r) ** 0.5),
         M("lora.rank_root_only", "alpha is missing", lambda alpha, r: 1 / r**0.5),
     ])

@@ -257,8 +257,8 @@ def test_intrinsic_dimension(submission):
 
 def test_no_dimension_is_enough(submission):
     rng = submission.rng
-    cases = [([8, 32, 200][:count], [float(s) for s in np.sort(rng.uniform(20, 60, count))], float(rng.uniform(80, 90)), 0.9)
-             for count in (3, 1)]
+    best, full = float(rng.uniform(40, 60)), float(rng.uniform(80, 90))
+    cases = [([8, 32, 200], [0.5 * best, 0.95 * best, best], full, 0.9), ([8], [best], full, 0.9)]
     cases.append(([int(rng.integers(2, 99))], [95.0], float(rng.uniform(80, 90)), 0.9))  # or who never finds one would pass
 
     def stands_for_none(what, gives):
@@ -266,6 +266,8 @@ def test_no_dimension_is_enough(submission):
                  lambda *case: gives(*case) if (found := intrinsic_dimension(*case)) is None else found)
 
     submission.agrees("intrinsic_dimension", cases, intrinsic_dimension, [
+        M("dimension.share_of_best", "it is a share of the best score in the list, not of full fine-tuning's",
+          lambda dims, scores, full, share: first(enough(dims, scores, share * max(scores)))),
         stands_for_none("the largest dimension", lambda dims, *_: dims[-1]),
         stands_for_none("the first dimension", lambda dims, *_: dims[0]),
         stands_for_none("the dimension of the best score", lambda dims, scores, *_: dims[np.argmax(scores)]),

@@ -194,6 +194,7 @@ def test_norms(submission):
           chosen(lambda name: module_of(name).startswith("ln_") or any(norm in module_of(name) for norm in ("norm", "Norm")))),
         *(M("names.inside_norms", "what stands deeper in a norm is taken too, such as a linear layer in it", chosen(keep))
           for keep in (lambda name: any(map(is_norm, name.split(".")[:-1])),
+                       lambda name: "ln_" in name or "norm" in name.lower(),
                        lambda name: of_norm(name) or "norm" in name.lower(),
                        lambda name: of_norm(name) or "norm" in name.lower().rpartition(".")[0])),
         M("names.own_name", "the parameter's own name is looked at too; it is its module that has to be a norm",
