@@ -85,7 +85,7 @@ def test_points_hints_sections_and_functions_fit_together(slug):
 def test_at_many_seeds(slug):
     found = scores(slug, MANY)
     assert found == {file: [100] * len(MANY) for file in found}
-    check_wrong_solutions(slug, range(4), quick=False)  # exactly their tests, and no others
+    check_wrong_solutions(slug, range(8), quick=False)  # exactly their tests, and no others
 
 
 @pytest.mark.slow

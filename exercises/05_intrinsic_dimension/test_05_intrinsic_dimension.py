@@ -68,6 +68,7 @@ def matrices_and_shares(rng):
         for share in (held[answer - 1] + 1e-4, held[answer] - 1e-4):
             yield matrix(rng, n, m, s), float(share)
     yield 2.0 ** rng.integers(-3, 4) * np.eye(4), 0.5  # two hold exactly this share
+    yield np.array([[1.0, rng.uniform(20, 90)], [0.0, 1.0]]), 0.9  # both eigenvalues are 1
 
 
 def matrices_and_ranks(rng, whole=True):
