@@ -300,21 +300,18 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize(("slug", "said"), [("04_lora", "as a user of its own"), ("14_capstone", "as root")])
-def test_as_whom_it_was_run_without_a_sandbox_is_said(slug: str, said: str, monkeypatch: pytest.MonkeyPatch):
+NO_HOLDOUT = " No holdout: the Polish names that decided come with tinypeft, and who trains on them has their points."
+
+
+@pytest.mark.parametrize(("slug", "said", "decided"), [
+    ("04_lora", "as a user of its own", ""), ("14_capstone", "as root", NO_HOLDOUT)])
+def test_as_whom_it_was_run_without_a_sandbox_is_said(slug: str, said: str, decided: str, monkeypatch: pytest.MonkeyPatch):
     """The process that evaluates an adapter stays root: tinypeft's files are closed to all others there."""
     monkeypatch.setattr("tinypeft.grading.exports.machine.as_nobody", lambda: True)
     report = zero_report(find_exercise(slug), "seen", "").to_dict()
     assert said in circumstances(report)
     assert said in results(report)["output"]
-    assert circumstances(report | {"confined": True}).startswith("Run in a sandbox.")
-
-
-@pytest.mark.parametrize(("slug", "rest"), [("04_lora", ""), ("14_capstone", " No holdout: the Polish names that decided come "
-                                                              "with tinypeft, and who trains on them has their points.")])
-def test_that_names_decided_which_anybody_has_is_said(slug: str, rest: str):
-    report = zero_report(find_exercise(slug), "seen", "", confined=True).to_dict()
-    assert circumstances(report) == f"Run in a sandbox.{rest}"
+    assert circumstances(report | {"confined": True}) == f"Run in a sandbox.{decided}"
 
 
 @posix

@@ -53,8 +53,9 @@ def run_course_check(names: Sequence[str], *, seeds: int, mutants: bool, output_
     for one in found:
         for text in _to_be_mended(one):
             print_text(f"{one.exercise}: {text}", markdown)
-    print_text(f"Correct solutions: at {seeds} seeds. Wrong ones are rejected if they fail exactly the tests that their bank "
-               "names, and diagnosed if the right mistake is named. Equivalent mutants are left out.", markdown)
+    print_text(f"Correct solutions: at {seeds} seeds; wrong ones at the first three. They are rejected if they fail exactly "
+               "the tests that their bank names, and diagnosed if the right mistake is named. Equivalent mutants are left out.",
+               markdown)
     return found
 
 
